@@ -1,0 +1,254 @@
+"""The commands: files in, files out, what the machine offers, and the demo."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, NoReturn
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import fastsoftmax
+from fastsoftmax import _demo
+
+app = typer.Typer(
+    name="fastsoftmax",
+    help="Softmax, log-softmax and log-sum-exp of .npy files.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help and plain errors: a message must survive a pipe or a log file in one piece.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Source = Annotated[Path, typer.Argument(metavar="IN.npy", help="The array to read.")]
+Target = Annotated[
+    Path, typer.Option("--output", "-o", metavar="OUT.npy", help="The file to write; may be IN.")
+]
+AxisText = Annotated[
+    str,
+    typer.Option("--axis", metavar="AXIS", help="An integer, a list like 0,2, or none for all."),
+]
+Temperature = Annotated[
+    float, typer.Option("--temperature", help="Divide the logits by this number > 0.")
+]
+Keepdims = Annotated[bool, typer.Option("--keepdims", help="Keep the reduced axes, with length 1.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print the summary.")]
+
+Axis = int | tuple[int, ...] | None
+
+
+class UserError(Exception):
+    """A request that cannot be met, told in a message that names the value and the fix."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fastsoftmax {fastsoftmax.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def softmax(
+    source: Source,
+    output: Target,
+    axis: AxisText = "-1",
+    temperature: Temperature = 1.0,
+    quiet: Quiet = False,
+) -> None:
+    """Write the probabilities of the logits in IN.npy."""
+    _transform_file(
+        "softmax",
+        lambda x, axis: fastsoftmax.softmax(x, axis=axis, temperature=temperature),
+        source,
+        output,
+        axis,
+        quiet,
+    )
+
+
+@app.command("log-softmax")
+def log_softmax(
+    source: Source,
+    output: Target,
+    axis: AxisText = "-1",
+    temperature: Temperature = 1.0,
+    quiet: Quiet = False,
+) -> None:
+    """Write the log-probabilities of the logits in IN.npy."""
+    _transform_file(
+        "log-softmax",
+        lambda x, axis: fastsoftmax.log_softmax(x, axis=axis, temperature=temperature),
+        source,
+        output,
+        axis,
+        quiet,
+    )
+
+
+@app.command()
+def logsumexp(
+    source: Source,
+    output: Target,
+    axis: AxisText = "-1",
+    keepdims: Keepdims = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write log(sum(exp(x))) of the array in IN.npy."""
+    _transform_file(
+        "logsumexp",
+        lambda x, axis: fastsoftmax.logsumexp(x, axis=axis, keepdims=keepdims),
+        source,
+        output,
+        axis,
+        quiet,
+    )
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the versions, the processor and the threads in use."""
+    config: dict[str, Any] = fastsoftmax.show_config(mode="dicts")
+    if as_json:
+        typer.echo(json.dumps(config, indent=2))
+        return
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in config.items():
+        if name == "caches":
+            value = ", ".join(f"{level} {size // 1024} KiB" for level, size in value.items())
+        table.add_row(name.replace("_", " "), Text(str(value)))
+    Console().print(table)
+
+
+@app.command()
+def demo() -> None:
+    """Try it on the logits of a language model."""
+    _demo.show(Console())
+
+
+def _transform_file(
+    name: str,
+    function: Callable[[NDArray[Any], Axis], Any],
+    source: Path,
+    output: Path,
+    axis: str,
+    quiet: bool,
+) -> None:
+    """Apply `function` to the array in `source` and write the result to `output`."""
+    try:
+        parsed_axis = _parse_axis(axis)
+        array = _read(source)
+        before = f"{source} {array.shape} {array.dtype}"
+        with _replacing(output) as stream:
+            start = time.perf_counter()
+            result = np.asarray(function(array, parsed_axis))
+            seconds = time.perf_counter() - start
+            np.save(stream, result, allow_pickle=False)
+            # Windows cannot replace a file that is still mapped, and OUT may be IN.
+            del array
+    except (UserError, OSError, MemoryError, TypeError, ValueError) as error:
+        # AxisError is a ValueError.
+        _fail(f"{name}: {error}")
+    if not quiet:
+        typer.echo(
+            f"{name}: {before} -> {output} {result.shape} {result.dtype}, "
+            f"axis {parsed_axis}, computed in {seconds:.3g} s"
+        )
+
+
+def _parse_axis(text: str) -> Axis:
+    """Read ``none``, an integer or a comma list of integers."""
+    if text.strip().lower() == "none":
+        return None
+    try:
+        axes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--axis {text!r} is neither an integer, a list of integers like 0,2, nor none"
+        ) from None
+    return axes if len(axes) > 1 else axes[0]
+
+
+def _read(source: Path) -> NDArray[Any]:
+    """Map the array in `source` into memory."""
+    if not source.exists():
+        raise UserError(f"{source} does not exist")
+    if not source.is_file():
+        raise UserError(f"{source} is not a regular file")
+    with source.open("rb") as stream:
+        # np.load takes a file without this mark for a pickle or an archive and says so, which
+        # would send the user the wrong way.
+        if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+            raise UserError(f"{source} is not an .npy file: write it with numpy.save")
+    try:
+        array: NDArray[Any] = np.load(source, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        reason = (
+            "it holds Python objects, which would have to be unpickled: save numbers"
+            if "objects" in str(error)
+            else "it is cut short or damaged: write it again"
+        )
+        raise UserError(f"{source} cannot be read, {reason} ({error})") from None
+    if array.dtype.kind == "V" and array.dtype.names is None:
+        raise UserError(
+            f"{source} holds raw {array.dtype.itemsize}-byte records ({array.dtype.str}), which is "
+            "how numpy.save writes bfloat16 and other types that NumPy lacks: save "
+            "x.astype(numpy.float32) instead"
+        )
+    return array
+
+
+@contextmanager
+def _replacing(output: Path) -> Iterator[BinaryIO]:
+    """Open a file beside `output` that takes its place at the end; on an error, leave no trace.
+
+    A process that is killed leaves the old file or the new one under the name, never a part.
+    """
+    target = output.resolve()  # through a link, to the file that the user means
+    if not target.parent.is_dir():
+        raise UserError(f"the folder {output.parent} of the output does not exist: create it first")
+    if target.exists() and not target.is_file():
+        # Replacing would destroy a device or a pipe.
+        raise UserError(f"the output {output} is not a regular file")
+    temporary = target.with_name(f".fastsoftmax-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as stream:
+            yield stream
+        if target.exists():
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fail(message: str) -> NoReturn:
+    """Print `message` in one line on the error stream and exit with 2."""
+    typer.echo(f"fastsoftmax {' '.join(message.split())}", err=True)
+    raise typer.Exit(2)

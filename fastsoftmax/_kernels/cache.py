@@ -1,0 +1,185 @@
+"""Compiled kernels on disk: one file for each, private to the user, safe to share between processes.
+
+Numba's own cache keeps an index that two writers can spoil (numba#4807, #8578), does not see that a function
+called by a kernel has changed (#1833), and raises where a folder cannot be written or a file is damaged.
+Here a file's name is the hash of all that its code depends on, so that nothing needs an index and nothing is
+ever stale; its first bytes are the hash of the rest; it is written aside and renamed; and whatever fails,
+the kernel is compiled instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+import stat
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.caching import CompileResultCacheImpl, _Cache
+
+LOCK_SECONDS = 120.0
+
+
+@functools.cache
+def folder() -> Path | None:
+    """The folder of compiled kernels, made if need be; None if there is none to be had.
+
+    ``FASTSOFTMAX_CACHE_DIR`` names it, else it lies in the user's cache folder. What is unpickled from it runs
+    as code, so a folder that others may write to is refused.
+    """
+    try:
+        path = _wanted_folder()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(path):
+            warnings.warn(
+                f"fastsoftmax does not use its cache folder {path}: other users can write to it. "
+                "Run `chmod go-w` on it, or name another one in FASTSOFTMAX_CACHE_DIR.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+    except (OSError, RuntimeError):
+        return None
+    return path
+
+
+def _wanted_folder() -> Path:
+    named = os.environ.get("FASTSOFTMAX_CACHE_DIR")
+    if named:
+        return Path(named)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "fastsoftmax"
+
+
+def _is_private(path: Path) -> bool:
+    if os.name != "posix":
+        return True
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+@functools.cache
+def _environment() -> bytes:
+    """What every kernel's code depends on: the sources beside this file and the compiler."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    digest.update(repr((numba.__version__, llvmlite.__version__, sys.version)).encode())
+    return digest.digest()
+
+
+class KernelCache(_Cache):  # type: ignore[misc]
+    """What a Numba dispatcher asks for compiled code and hands it to; never raises."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._impl = CompileResultCacheImpl.__new__(CompileResultCacheImpl)
+
+    @property
+    def cache_path(self) -> str | None:
+        path = folder()
+        return None if path is None else str(path)
+
+    def file(self, signature: Any, codegen: Any) -> Path | None:
+        """The file of one signature on one kind of processor."""
+        path = folder()
+        if path is None:
+            return None
+        key = repr((self._name, str(signature), codegen.magic_tuple())).encode()
+        return path / f"{self._name}-{hashlib.sha256(_environment() + key).hexdigest()[:32]}"
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        target_context.refresh()
+        path = self.file(sig, target_context.codegen())
+        if path is None:
+            return None
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                return None
+            return self._impl.rebuild(target_context, pickle.loads(content[32:]))
+        except Exception:  # a damaged or foreign file is as good as none: compile
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        path = self.file(sig, data.codegen)
+        if path is None or not self._impl.check_cachable(data):
+            return
+        try:
+            content = pickle.dumps(self._impl.reduce(data), protocol=pickle.HIGHEST_PROTOCOL)
+            _write(path, hashlib.sha256(content).digest() + content)
+        except (OSError, pickle.PicklingError):
+            return  # a full or read-only disk costs the next process a compilation, no more
+
+    def enable(self) -> None:
+        """Nothing to do: the folder decides."""
+
+    def disable(self) -> None:
+        """Nothing to do: the folder decides."""
+
+    def flush(self) -> None:
+        """Nothing to do: a file is never stale."""
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        raise
+
+
+@contextlib.contextmanager
+def compiling(path: Path | None) -> Iterator[None]:
+    """Hold off other processes that would compile for the same file; they find it when this one is done.
+
+    A lock that cannot be had, or not in time, is no reason to fail: the work is then done twice.
+    """
+    lock = None
+    if path is not None and not path.exists():
+        lock = _lock(path.with_suffix(".lock"))
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(0.02)

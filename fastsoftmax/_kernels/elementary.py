@@ -1,0 +1,197 @@
+"""exp and log1p, on vectors and scalars alike: no kernel calls libm.
+
+libm differs between systems, so its results are not the same bits everywhere, and a scalar call in a loop
+costs ten times a vector's. The coefficients come from ``tools/coefficients.py``.
+
+exp is left in two parts (Dukhan & Ablavatski, arXiv:2001.04438): ``exp(v) = e * 2**k`` with `e` in
+[0.7, 1.42]. Cody and Waite's reduction works on `v` itself, not on ``v - max``, whose rounding alone
+costs 20 ulp at a distance of 20; the maximum enters later, as an exact power of two.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.core import types
+
+from .jit import by_type, inlined
+from .simd import bits, f32x16, f64x8, fma, from_bits, full, select
+
+class Exponential(NamedTuple):
+    """The constants of exp in one floating type."""
+
+    log2e: Any
+    ln2: Any  # the leading part of ln 2; with an fma, v - k*ln2 is exact
+    ln2_rest: Any
+    magic: Any  # adding it leaves round-to-nearest in the lowest bits
+    mantissa: int  # bits of it
+    bias: int  # of the exponent
+    headroom: int  # terms are kept times 2**headroom, so that none of them is subnormal
+    reach: Any  # exp(-reach) is 0 in this type, and 2**(headroom - reach*log2e) is normal
+    coefficients: tuple[Any, ...]  # (exp(r) - 1 - r)/r**2
+
+
+# ln 2 to 106 bits as two doubles; the second is below half an ulp of the first.
+_LN2, _LN2_REST = math.log(2.0), 2.3190468138462996e-17
+_LN2_SINGLE = np.float32(_LN2)
+
+SINGLE = Exponential(
+    log2e=np.float32(1 / _LN2),
+    ln2=_LN2_SINGLE,
+    ln2_rest=np.float32(_LN2 - float(_LN2_SINGLE)),
+    magic=np.float32(1.5 * 2**23),
+    mantissa=23,
+    bias=127,
+    headroom=64,
+    reach=np.float32(130.0),
+    coefficients=tuple(
+        np.float32(c)
+        for c in (
+            0.4999999403953552,
+            0.1666652113199234,
+            0.04166838899254799,
+            0.008368716575205326,
+            0.0013814594130963087,
+        )
+    ),
+)
+DOUBLE = Exponential(
+    log2e=1 / _LN2,
+    ln2=_LN2,
+    ln2_rest=_LN2_REST,
+    magic=1.5 * 2.0**52,
+    mantissa=52,
+    bias=1023,
+    headroom=512,
+    reach=760.0,
+    coefficients=tuple(
+        float.fromhex(c)
+        for c in (
+            "0x1.000000000000ap-1",
+            "0x1.55555555554fap-3",
+            "0x1.555555555087dp-5",
+            "0x1.1111111127bdcp-7",
+            "0x1.6c16c1842a0c6p-10",
+            "0x1.a01a012a5a426p-13",
+            "0x1.a0199a0c700fcp-16",
+            "0x1.71df254da5cd1p-19",
+            "0x1.28ad72ca41a01p-22",
+            "0x1.ad7f74af9144cp-26",
+        )
+    ),
+)
+
+
+def constants_of(kind: types.Type) -> Exponential:
+    """The constants for lanes of this type; scalars are float64."""
+    return SINGLE if kind == f32x16 else DOUBLE
+
+
+def polynomial(coefficients: tuple[Any, ...]) -> Any:
+    """A compiled Horner scheme; the recursion is unrolled when it is compiled."""
+    first, rest = coefficients[0], coefficients[1:]
+    if not rest:
+        return inlined(lambda r: full(r, first))
+    inner = polynomial(rest)
+    return inlined(lambda r: fma(inner(r), r, first))
+
+
+CURVES = {c: polynomial(c.coefficients) for c in (SINGLE, DOUBLE)}
+
+
+@by_type
+def nearest_exponent(v):
+    """``round(v / ln 2)`` as a floating number; right while ``|v|`` stays below 2**21."""
+    c = constants_of(v)
+    log2e, magic = c.log2e, c.magic
+    return lambda v: fma(v, log2e, magic) - magic
+
+
+@by_type
+def exp_near(v, tail, k):
+    """``exp(v + tail) * 2**-k - 1`` for the `k` of `nearest_exponent`; `tail` may be None. NaN stays NaN."""
+    c = constants_of(v)
+    ln2, ln2_rest, curve = -c.ln2, -c.ln2_rest, CURVES[c]
+
+    def plain(v, tail, k):
+        r = fma(k, ln2_rest, fma(k, ln2, v))
+        return fma(curve(r), r * r, r)
+
+    def tailed(v, tail, k):
+        r = fma(k, ln2_rest, fma(k, ln2, v)) + tail
+        return fma(curve(r), r * r, r)
+
+    return plain if isinstance(tail, types.NoneType) else tailed
+
+
+@by_type
+def exponent_bits(k):
+    """The whole number `k` (floating), as an integer that stands where an exponent does."""
+    c = constants_of(k)
+    magic, mantissa = c.magic, c.mantissa
+    return lambda k: bits(k + magic) << mantissa
+
+
+@inlined
+def two_sum(a, b):
+    """``a + b`` and what its rounding lost, exactly (Knuth, TAOCP 2, 4.2.2)."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+@inlined
+def exp_pair(v, tail):
+    """``exp(v + tail)`` for ``v <= 0`` in float64, as a leading part and its rest; 0 far below -745."""
+    v = select(v < -760.0, full(v, -760.0), v)
+    k = nearest_exponent(v)
+    t = exp_near(v, tail, k)
+    e = t + 1.0
+    # Two factors, for 2**-1097 is no number.
+    first = fma(k, 0.5, _MAGIC) - _MAGIC
+    one = bits(full(v, 1.0))
+    scale, other = from_bits(one + exponent_bits(first)), from_bits(one + exponent_bits(k - first))
+    return (e * scale) * other, ((t - (e - 1.0)) * scale) * other
+
+
+@inlined
+def log1p_pair(r, rest):
+    """``log(1 + r + rest)`` for ``r >= 0`` in float64, as a leading part and its rest.
+
+    ``1 + r = 2**k * u`` with `u` in [sqrt(1/2), sqrt(2)); ``log u = 2*atanh(s)``, ``s = (u-1)/(u+1)``: the
+    scheme of fdlibm's e_log.c, kept in two parts so that ``m + log1p(r)`` rounds once.
+    """
+    whole, lost = two_sum(full(r, 1.0), r)
+    # The distance of the bits of sqrt(1/2) and 1 carries into the exponent where u would reach sqrt(2).
+    exponent = ((bits(whole) + 0x95F619980C433) >> 52) - 1023
+    f = from_bits(bits(whole) - (exponent << 52)) - 1.0
+    s = f / (f + 2.0)
+    z = s * s
+    square = 0.5 * f * f
+    k = from_bits(exponent + _MAGIC_BITS) - _MAGIC
+    lead, low = two_sum(k * _LN2_SHORT, f)
+    low = low + (s * fma(_ATANH(z), z, square) - square) + fma(k, _LN2_SHORT_REST, (lost + rest) / whole)
+    total = lead + low
+    return total, (lead - total) + low
+
+
+_MAGIC = DOUBLE.magic
+_MAGIC_BITS = 0x4338000000000000
+# ln 2 cut to 32 bits, so that its product with an exponent is exact.
+_LN2_SHORT, _LN2_SHORT_REST = 0.6931471803691238, 1.9082149292705877e-10
+_ATANH = polynomial(
+    tuple(
+        float.fromhex(c)
+        for c in (
+            "0x1.5555555555592p-1",
+            "0x1.999999997fd73p-2",
+            "0x1.24924941f52c3p-2",
+            "0x1.c71c5205e6a3bp-3",
+            "0x1.74663fa838138p-3",
+            "0x1.39a1a666c249fp-3",
+            "0x1.2f0639e939f1cp-3",
+        )
+    )
+)

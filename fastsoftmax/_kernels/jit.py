@@ -1,0 +1,126 @@
+"""The one decorator: every compiled function of the package gets its flags, cache and errors here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numba
+from numba.core import types
+from numba.extending import overload
+
+from .cache import KernelCache, compiling
+from .simd import bfloat16
+
+# No fast-math flag: the order of each sum is ours. `error_model="numpy"`: a division by zero gives inf or
+# nan like any vector instruction, and a kernel never raises.
+FLAGS = {"nopython": True, "nogil": True, "error_model": "numpy", "boundscheck": False}
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a part of a kernel, always inlined so that vectors stay in registers."""
+    return numba.jit(**FLAGS, forceinline=True)(function)
+
+
+def piece(function: Callable[..., Any]) -> Any:
+    """Compile a part of a kernel that is worth a call of its own."""
+    return numba.jit(**FLAGS)(function)
+
+
+def by_type(choose: Callable[..., Any]) -> Any:
+    """Declare a function for compiled code whose body is chosen by the types of its arguments.
+
+    `choose` gets Numba types and returns the Python function to compile for them.
+    """
+
+    @functools.wraps(choose)
+    def declared(*arguments: Any) -> Any:
+        raise NotImplementedError(f"{choose.__name__} exists in compiled code only")
+
+    options = {flag: value for flag, value in FLAGS.items() if flag != "nopython"}
+    overload(declared, jit_options={**options, "forceinline": True})(choose)
+    return declared
+
+
+class Argument(NamedTuple):
+    """What a kernel takes in one place: an array of `ndim` axes, a scale, or a whole number."""
+
+    kind: str
+    ndim: int = 0
+    dtype: types.Type | None = None  # None: that of the kernel
+
+    def numba_type(self, dtype: types.Type, scaled: bool) -> types.Type:
+        """The Numba type, one for all arrays whatever their layout, so that each kernel compiles once a dtype."""
+        if self.kind == "scale":
+            return types.UniTuple(types.float64, 4) if scaled else types.none
+        if self.kind == "number":
+            return types.int64
+        return types.Array(self.dtype or dtype, self.ndim, "A", readonly=self.kind == "read")
+
+
+def read(ndim: int, dtype: types.Type | None = None) -> Argument:
+    """An array that is only read."""
+    return Argument("read", ndim, dtype)
+
+
+def write(ndim: int, dtype: types.Type | None = None) -> Argument:
+    """An array that is written to."""
+    return Argument("write", ndim, dtype)
+
+
+SCALE = Argument("scale")
+NUMBER = Argument("number")
+
+DTYPES = {
+    "float32": types.float32,
+    "float64": types.float64,
+    "float16": types.float16,
+    "bfloat16": bfloat16,
+}
+
+
+class Kernel:
+    """A loop over rows or tiles, written once and compiled serial and parallel, for each dtype when first asked for.
+
+    Callers go to the compiled code directly: Numba's dispatcher would look at the type of every argument on
+    every call and compile again for another layout. What it would check is the plan's business.
+    """
+
+    def __init__(
+        self, name: str, function: Callable[..., None], arguments: tuple[Argument, ...]
+    ) -> None:
+        self.name = name
+        self._function = function
+        self._arguments = arguments
+        self._dispatchers: dict[bool, Any] = {}
+        self._compiled: dict[tuple[str, bool, bool], Callable[..., None]] = {}
+
+    def compiled(self, dtype: str, scaled: bool, parallel: bool) -> Callable[..., None]:
+        """The machine code for arrays of `dtype`, compiled or read from the cache if need be."""
+        key = (dtype, scaled, parallel)
+        code = self._compiled.get(key)
+        if code is None:
+            code = self._compiled[key] = self._compile(*key)
+        return code
+
+    def _compile(self, dtype: str, scaled: bool, parallel: bool) -> Callable[..., None]:
+        dispatcher = self.dispatcher(parallel)
+        kinds = tuple(argument.numba_type(DTYPES[dtype], scaled) for argument in self._arguments)
+        with compiling(dispatcher._cache.file(kinds, dispatcher.targetctx.codegen())):
+            code: Callable[..., None] = dispatcher.compile(kinds)
+        return code
+
+    def dispatcher(self, parallel: bool) -> Any:
+        """The Numba dispatcher, for those who want to look inside."""
+        if parallel not in self._dispatchers:
+            dispatcher = numba.jit(**FLAGS, parallel=parallel)(self._function)
+            dispatcher._cache = KernelCache(f"{self.name}-{'parallel' if parallel else 'serial'}")
+            self._dispatchers[parallel] = dispatcher
+        return self._dispatchers[parallel]
+
+    @property
+    def signatures(self) -> int:
+        """How many signatures are compiled or loaded."""
+        return len(self._compiled)
+

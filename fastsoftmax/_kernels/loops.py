@@ -1,0 +1,161 @@
+"""The loops over an array, one for each layout, and the kernels: each loop with each operation's work.
+
+A loop shares its units among `tasks`, which are the iterations of a `prange`: run by one thread when compiled
+serial, by several when compiled parallel. Which thread does what never changes a result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+from numba.core import types
+
+from . import backward, columns, rows, split
+from .jit import NUMBER, SCALE, Argument, Kernel, by_type, read, write
+from .memory import lanes_of, load_columns, store_columns
+from .online import BLOCK
+from .simd import f32x16, width
+
+
+def over_rows(work):
+    """``work(x, out, row, extra)`` for each row of ``x[row, class]``."""
+
+    def loop(x, out, tasks, extra):
+        n = x.shape[0]
+        for task in prange(tasks):
+            for row in range(n * task // tasks, n * (task + 1) // tasks):
+                work(x, out, row, extra)
+
+    return loop
+
+
+def over_columns(work):
+    """``work(x, out, outer, inner, count, extra, sums)`` for each vector of columns of ``x[outer, class, inner]``."""
+
+    def loop(x, out, tasks, extra):
+        w, inner = width(lanes_of(x)), x.shape[2]
+        across = (inner + w - 1) // w
+        units = x.shape[0] * across
+        for task in prange(tasks):
+            sums = np.empty((2 * w, 8), np.float64)
+            for unit in range(units * task // tasks, units * (task + 1) // tasks):
+                o, i = unit // across, unit % across * w
+                if i + w <= inner:
+                    work(x, out, o, i, None, extra, sums)
+                else:
+                    work(x, out, o, i, inner - i, extra, sums)
+
+    return loop
+
+
+def over_narrow(work):
+    """The work on columns, for L rows of at most L classes at once: through a transposed tile."""
+
+    def loop(x, out, tasks, extra):
+        w, n = width(lanes_of(x)), x.shape[0]
+        groups = (n + w - 1) // w
+        for task in prange(tasks):
+            sums = np.empty((2 * w, 8), np.float64)
+            tile, result = tile_scratch(lanes_of(x)), tile_scratch(lanes_of(x))
+            logits, written = tile[:, : x.shape[1]], result[:, : out.shape[1]]
+            for group in range(groups * task // tasks, groups * (task + 1) // tasks):
+                row, count = group * w, min(w, n - group * w)
+                load_columns(tile, x, row, count, x.shape[1])
+                work(logits, written, 0, 0, None, extra, sums)
+                store_columns(out, result, row, count, out.shape[1])
+
+    return loop
+
+
+@by_type
+def tile_scratch(like):
+    """A square of vectors like `like`."""
+    dtype, size = (np.float32, 16) if like == f32x16 else (np.float64, 8)
+    return lambda like: np.empty((1, size, size), dtype)
+
+
+def over_blocks_first(x, states, tasks, extra):
+    """The states of all blocks of all rows."""
+    blocks = states.shape[1]
+    units = x.shape[0] * blocks
+    for task in prange(tasks):
+        for unit in range(units * task // tasks, units * (task + 1) // tasks):
+            split.state_of_block(x, states, unit // blocks, unit % blocks, extra)
+
+
+def over_blocks(work):
+    """``work(x, out, states, row, start, stop, extra)`` for runs of blocks of each row."""
+
+    def loop(x, out, states, tasks, extra):
+        blocks, n = states.shape[1], x.shape[1]
+        units = x.shape[0] * blocks
+        for task in prange(tasks):
+            unit, last = units * task // tasks, units * (task + 1) // tasks
+            while unit < last:
+                row, block = unit // blocks, unit % blocks
+                end = min(block + last - unit, blocks)
+                work(x, out, states, row, block * BLOCK, min(end * BLOCK, n), extra)
+                unit += end - block
+
+    return loop
+
+
+def _kernels(operation: str, extra: tuple[Argument, Argument], **layouts):
+    """The kernels of an operation, by layout."""
+    flat, deep = extra
+    made = {}
+    for layout, loop in layouts.items():
+        if layout == "split":
+            arguments = (read(2), write(2), read(3, types.float64), NUMBER, flat)
+        elif layout == "columns":
+            arguments = (read(3), write(3), NUMBER, deep)
+        else:
+            arguments = (read(2), write(2), NUMBER, flat)
+        made[layout] = Kernel(f"{operation}_{layout}", loop, arguments)
+    return made
+
+
+# operation -> layout -> kernel
+KERNELS: dict[str, dict[str, Kernel]] = {
+    "softmax": _kernels(
+        "softmax",
+        (SCALE, SCALE),
+        rows=over_rows(rows.softmax_row),
+        narrow=over_narrow(columns.softmax_columns),
+        columns=over_columns(columns.softmax_columns),
+        split=over_blocks(split.softmax_blocks),
+    ),
+    "log_softmax": _kernels(
+        "log_softmax",
+        (SCALE, SCALE),
+        rows=over_rows(rows.log_softmax_row),
+        narrow=over_narrow(columns.log_softmax_columns),
+        columns=over_columns(columns.log_softmax_columns),
+        split=over_blocks(split.log_softmax_blocks),
+    ),
+    "logsumexp": _kernels(
+        "logsumexp",
+        (SCALE, SCALE),
+        rows=over_rows(rows.logsumexp_row),
+        narrow=over_narrow(columns.logsumexp_columns),
+        columns=over_columns(columns.logsumexp_columns),
+        split=over_blocks(split.logsumexp_blocks),
+    ),
+    "softmax_backward": _kernels(
+        "softmax_backward",
+        (read(2), read(3)),
+        rows=over_rows(backward.softmax_backward_row),
+        columns=over_columns(backward.softmax_backward_columns),
+    ),
+    "log_softmax_backward": _kernels(
+        "log_softmax_backward",
+        (read(2), read(3)),
+        rows=over_rows(backward.log_softmax_backward_row),
+        columns=over_columns(backward.log_softmax_backward_columns),
+    ),
+}
+
+# The first launch of every split operation.
+BLOCK_STATES = Kernel(
+    "block_states", over_blocks_first, (read(2), write(3, types.float64), NUMBER, SCALE)
+)

@@ -1,0 +1,260 @@
+"""Vectors from and to arrays: the only module that computes addresses and knows half types.
+
+``load(x, (row, j))`` reads the lanes that begin at ``x[row, j]`` and follow each other along the last axis,
+whatever the strides of the other axes. Nothing is checked: kernels own their bounds. Elements need no
+alignment beyond a byte, as x86 and Arm read any address and NumPy allows any.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.typing.templates import signature
+from numba.extending import intrinsic
+
+from .simd import (
+    COMPUTED_IN,
+    VectorType,
+    _as_vector,
+    _call,
+    _llvm,
+    _splat,
+    bfloat16,
+    f32x16,
+    f64x8,
+)
+
+_I32 = ir.IntType(32)
+_STORED_AS = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    types.float16: ir.IntType(16),
+    bfloat16: ir.IntType(16),
+}
+
+
+def _indexed(array: types.Type, index: types.Type) -> bool:
+    return (
+        isinstance(array, types.Array)
+        and array.dtype in COMPUTED_IN
+        and isinstance(index, types.BaseTuple)
+        and len(index) == array.ndim
+        and all(isinstance(i, types.Integer) for i in index)
+    )
+
+
+def _address(context: Any, builder: ir.IRBuilder, array: Any, array_type: Any, index: Any, index_type: Any) -> ir.Value:
+    """Pointer to one element. The last axis is contiguous by contract, so its stride is the item size."""
+    view = context.make_array(array_type)(context, builder, array)
+    word = ir.IntType(64)
+    stored = _STORED_AS[array_type.dtype]
+    size = {ir.FloatType(): 4, ir.DoubleType(): 8}.get(stored, 2)
+    offset = word(0)
+    for axis, kind in enumerate(index_type):
+        position = context.cast(builder, builder.extract_value(index, axis), kind, types.int64)
+        if axis == array_type.ndim - 1:
+            stride = word(size)
+        else:
+            stride = builder.extract_value(view.strides, axis)
+        offset = builder.add(offset, builder.mul(position, stride))
+    byte = ir.IntType(8).as_pointer()
+    start = builder.gep(builder.bitcast(view.data, byte), [offset])
+    return builder.bitcast(start, stored.as_pointer())
+
+
+def _first_lanes(builder: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value:
+    """The mask of the first `count` lanes."""
+    index = ir.Constant(ir.VectorType(ir.IntType(64), lanes), list(range(lanes)))
+    return builder.icmp_signed("<", index, _splat(builder, count, lanes))
+
+
+def _to_lanes(builder: ir.IRBuilder, raw: ir.Value, dtype: types.Type, lanes: VectorType) -> ir.Value:
+    if dtype == bfloat16:
+        word = ir.VectorType(_I32, lanes.lanes)
+        shift = ir.Constant(word, [16] * lanes.lanes)
+        raw = builder.shl(builder.zext(raw, word), shift)
+        raw = builder.bitcast(raw, ir.VectorType(ir.FloatType(), lanes.lanes))
+    elif dtype == types.float16:
+        raw = builder.bitcast(raw, ir.VectorType(ir.HalfType(), lanes.lanes))
+    return raw if raw.type == _llvm(lanes) else builder.fpext(raw, _llvm(lanes))
+
+
+def _from_lanes(builder: ir.IRBuilder, value: ir.Value, dtype: types.Type, count: int) -> ir.Value:
+    if dtype == types.float16:
+        half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), count))
+        return builder.bitcast(half, ir.VectorType(ir.IntType(16), count))
+    if dtype == bfloat16:
+        # To nearest, ties to even: add half a unit less the parity bit, then cut. NaN would overflow into
+        # the sign, so it becomes the quiet one.
+        word = ir.VectorType(_I32, count)
+
+        def spread(number: int) -> ir.Constant:
+            return ir.Constant(word, [number] * count)
+
+        whole = builder.bitcast(value, word)
+        parity = builder.and_(builder.lshr(whole, spread(16)), spread(1))
+        rounded = builder.lshr(builder.add(builder.add(whole, spread(0x7FFF)), parity), spread(16))
+        nan = builder.fcmp_unordered("uno", value, value)
+        return builder.trunc(builder.select(nan, spread(0x7FC0), rounded), ir.VectorType(ir.IntType(16), count))
+    return value
+
+
+def _countable(count: types.Type) -> bool:
+    return isinstance(count, (types.Integer, types.NoneType))
+
+
+@intrinsic(prefer_literal=True)
+def load(typingctx, like, array, index, count, absent):
+    """The numbers that begin at ``array[index]``, as a vector like `like`.
+
+    With a `count`, only so many lanes touch memory and the others hold `absent`; None means all of them.
+    """
+    if not _indexed(array, index) or not _countable(count) or not isinstance(like, VectorType):
+        return None
+
+    def codegen(context, builder, sig, args):
+        address = _address(context, builder, args[1], array, args[2], index)
+        raw = ir.VectorType(address.type.pointee, like.lanes)
+        if isinstance(count, types.NoneType):
+            value = builder.load(builder.bitcast(address, raw.as_pointer()), align=1)
+            return _to_lanes(builder, value, array.dtype, like)
+        active = _first_lanes(builder, context.cast(builder, args[3], count, types.int64), like.lanes)
+        value = _masked_load(builder, address, raw, active)
+        otherwise = _as_vector(context, builder, args[4], absent, like)
+        return builder.select(active, _to_lanes(builder, value, array.dtype, like), otherwise)
+
+    return signature(like, like, array, index, count, absent), codegen
+
+
+@intrinsic(prefer_literal=True)
+def store(typingctx, array, index, value, count):
+    """Write the lanes of `value`, or the first `count` of them, to where ``array[index]`` begins, rounded."""
+    if not _indexed(array, index) or value != COMPUTED_IN[array.dtype] or not _countable(count):
+        return None
+
+    def codegen(context, builder, sig, args):
+        address = _address(context, builder, args[0], array, args[1], index)
+        raw = _from_lanes(builder, args[2], array.dtype, value.lanes)
+        if isinstance(count, types.NoneType):
+            builder.store(raw, builder.bitcast(address, raw.type.as_pointer()), align=1)
+        else:
+            active = _first_lanes(builder, context.cast(builder, args[3], count, types.int64), value.lanes)
+            _masked_store(builder, raw, address, active)
+        return context.get_dummy_value()
+
+    return signature(types.none, array, index, value, count), codegen
+
+
+@intrinsic(prefer_literal=True)
+def lanes_of(typingctx, array):
+    """Zeros in the lanes that the elements of `array` are computed in."""
+    if not isinstance(array, types.Array) or array.dtype not in COMPUTED_IN:
+        return None
+    vector = COMPUTED_IN[array.dtype]
+
+    def codegen(context, builder, sig, args):
+        return ir.Constant(_llvm(vector), [0.0] * vector.lanes)
+
+    return signature(vector, array), codegen
+
+
+def _masked_load(builder: ir.IRBuilder, address: ir.Value, raw: ir.VectorType, active: ir.Value) -> ir.Value:
+    pointer = builder.bitcast(address, raw.as_pointer())
+    zeros = ir.Constant(raw, [0] * raw.count)
+    return _call(builder, f"llvm.masked.load.{_raw_suffix(raw)}.p0", raw, [pointer, _I32(1), active, zeros])
+
+
+def _masked_store(builder: ir.IRBuilder, raw: ir.Value, address: ir.Value, active: ir.Value) -> None:
+    pointer = builder.bitcast(address, raw.type.as_pointer())
+    name = f"llvm.masked.store.{_raw_suffix(raw.type)}.p0"
+    _call(builder, name, ir.VoidType(), [raw, pointer, _I32(1), active])
+
+
+def _raw_suffix(raw: ir.VectorType) -> str:
+    letter = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(raw.element, "i16")
+    return f"v{raw.count}{letter}"
+
+
+def _transpose(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """L vectors of L lanes as their columns: log2(L) stages that each exchange blocks of half the size."""
+    rows = list(rows)
+    size = len(rows)
+    by = size // 2
+    while by:
+        # Lane l of the first result is a[l], or b[l - by] where bit `by` of l is set; the second likewise.
+        upper = [size + lane - by if lane & by else lane for lane in range(size)]
+        lower = [size + lane if lane & by else lane + by for lane in range(size)]
+        word = ir.VectorType(_I32, size)
+        for i in range(size):
+            if not i & by:
+                a, b = rows[i], rows[i + by]
+                rows[i] = builder.shuffle_vector(a, b, ir.Constant(word, upper))
+                rows[i + by] = builder.shuffle_vector(a, b, ir.Constant(word, lower))
+        by //= 2
+    return rows
+
+
+@intrinsic(prefer_literal=True)
+def load_columns(typingctx, tile, array, row, rows, columns):
+    """Copy ``array[row:row+rows, :columns]`` to ``tile[0, :L, :L]``, transposed; what is absent becomes 0.
+
+    `tile` is of the lanes' type and L is their number; `rows` and `columns` are at most L.
+    """
+    if not (isinstance(array, types.Array) and array.dtype in COMPUTED_IN):
+        return None
+    lanes = COMPUTED_IN[array.dtype]
+
+    def codegen(context, builder, sig, args):
+        tile_value, array_value, first, row_count, column_count = args
+        index_type = types.UniTuple(types.int64, 2)
+        loaded = []
+        for i in range(lanes.lanes):
+            position = builder.add(first, first.type(i))
+            index = context.make_tuple(builder, index_type, [position, position.type(0)])
+            address = _address(context, builder, array_value, array, index, index_type)
+            raw = ir.VectorType(address.type.pointee, lanes.lanes)
+            present = builder.icmp_signed("<", row_count.type(i), row_count)
+            active = _first_lanes(builder, builder.select(present, column_count, column_count.type(0)), lanes.lanes)
+            value = _masked_load(builder, address, raw, active)
+            loaded.append(_to_lanes(builder, value, array.dtype, lanes))
+        for j, column in enumerate(_transpose(builder, loaded)):
+            pointer = _tile_row(context, builder, tile_value, sig.args[0], j, column.type)
+            builder.store(column, pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.none(tile, array, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def store_columns(typingctx, array, tile, row, rows, columns):
+    """The inverse of `load_columns`: write the columns of the tile as rows of the array, rounded."""
+    if not (isinstance(array, types.Array) and array.dtype in COMPUTED_IN):
+        return None
+    lanes = COMPUTED_IN[array.dtype]
+
+    def codegen(context, builder, sig, args):
+        array_value, tile_value, first, row_count, column_count = args
+        index_type = types.UniTuple(types.int64, 2)
+        vector = _llvm(lanes)
+        loaded = [
+            builder.load(_tile_row(context, builder, tile_value, sig.args[1], j, vector), align=1)
+            for j in range(lanes.lanes)
+        ]
+        for i, value in enumerate(_transpose(builder, loaded)):
+            position = builder.add(first, first.type(i))
+            index = context.make_tuple(builder, index_type, [position, position.type(0)])
+            address = _address(context, builder, array_value, array, index, index_type)
+            present = builder.icmp_signed("<", row_count.type(i), row_count)
+            active = _first_lanes(builder, builder.select(present, column_count, column_count.type(0)), lanes.lanes)
+            _masked_store(builder, _from_lanes(builder, value, array.dtype, lanes.lanes), address, active)
+        return context.get_dummy_value()
+
+    return types.none(array, tile, types.int64, types.int64, types.int64), codegen
+
+
+def _tile_row(context: Any, builder: ir.IRBuilder, tile: Any, kind: Any, j: int, vector: ir.Type) -> ir.Value:
+    view = context.make_array(kind)(context, builder, tile)
+    start = builder.gep(view.data, [ir.IntType(64)(j * vector.count)])
+    return builder.bitcast(start, vector.as_pointer())

@@ -1,0 +1,323 @@
+"""Rows whose classes are contiguous: ``x[row, class]``.
+
+A short row is read from memory once: its maximum, its terms and their sum, and the write come while it is in
+cache. A long row has a state per block, in order, and is then read once more to be written. Where rows are
+fewer than threads the blocks of a row are shared out (`block_states`, then `*_from_states`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.core import types
+
+from .elementary import two_sum
+from .jit import by_type, inlined, piece
+from .memory import lanes_of, load, store
+from .online import (
+    BLOCK,
+    SHORT_ROW,
+    across,
+    add,
+    at_infinity,
+    bigger,
+    empty_sum,
+    frame,
+    log_others,
+    log_total,
+    merge,
+    others,
+    pair_product,
+    reciprocal,
+    scaled,
+    shrink_of,
+    term,
+    top_term,
+)
+from .simd import doubles, f32x16, fma, full, lane, rotate, select, width
+
+
+@inlined
+def scalar(v):
+    """The first lane, in float64."""
+    return np.float64(lane(v, 0))
+
+
+# -- the visits of a row -----------------------------------------------------------------------------------
+
+
+@inlined
+def largest(v):
+    """The largest lane, in every lane."""
+    if width(v) == 16:
+        v = bigger(rotate(v, 8), v)
+    v = bigger(rotate(v, 4), v)
+    v = bigger(rotate(v, 2), v)
+    return bigger(rotate(v, 1), v)
+
+
+@inlined
+def row_top(like, x, row, start, stop):
+    """The maximum of ``x[row, start:stop]`` in every lane; NaN counts for nothing, no element gives -inf."""
+    w = width(like)
+    a = full(like, -np.inf)
+    b, c, d = a, a, a
+    j = start
+    while j + 4 * w <= stop:
+        a = bigger(load(like, x, (row, j), None, 0.0), a)
+        b = bigger(load(like, x, (row, j + w), None, 0.0), b)
+        c = bigger(load(like, x, (row, j + 2 * w), None, 0.0), c)
+        d = bigger(load(like, x, (row, j + 3 * w), None, 0.0), d)
+        j += 4 * w
+    while j < stop:
+        a = bigger(load(like, x, (row, j), stop - j, -np.inf), a)
+        j += w
+    return largest(bigger(bigger(a, b), bigger(c, d)))
+
+
+@by_type
+def without_top(v, top, e, count):
+    """The terms with those of the maximum set to 0 and counted; all terms where `top` is None."""
+    if isinstance(top, types.NoneType):
+        return lambda v, top, e, count: (e, count)
+
+    def counted(v, top, e, count):
+        equal = v == top
+        return select(equal, full(e, 0.0), e), select(equal, count + 1.0, count)
+
+    return counted
+
+
+@by_type
+def keep(out, index, e, count):
+    """Store terms, unless `out` is None."""
+    if isinstance(out, types.NoneType):
+        return lambda out, index, e, count: None
+    return lambda out, index, e, count: store(out, index, e, count)
+
+
+@inlined
+def visit(like, x, out, top, row, j, count, shape, scale, tops):
+    """One vector of terms, kept in `out` on the way."""
+    v = load(like, x, (row, j), count, -np.inf)
+    e = term(v, shape, scale)
+    keep(out, (row, j), e, count)
+    return without_top(v, top, e, tops)
+
+
+@inlined
+def row_sum(like, x, out, top, row, start, stop, shape, scale):
+    """The sum of the terms of ``x[row, start:stop]`` and, with a `top`, how many are it and not in the sum."""
+    w = width(like)
+    total, tops = empty_sum(), full(like, 0.0)
+    j = start
+    while j + 4 * w <= stop:
+        a, tops = visit(like, x, out, top, row, j, None, shape, scale, tops)
+        b, tops = visit(like, x, out, top, row, j + w, None, shape, scale, tops)
+        c, tops = visit(like, x, out, top, row, j + 2 * w, None, shape, scale, tops)
+        d, tops = visit(like, x, out, top, row, j + 3 * w, None, shape, scale, tops)
+        total = add(total, (a + b) + (c + d))
+        j += 4 * w
+    if j < stop:
+        a, tops = visit(like, x, out, top, row, j, stop - j, shape, scale, tops)
+        b = c = d = full(like, 0.0)
+        if j + w < stop:
+            b, tops = visit(like, x, out, top, row, j + w, stop - j - w, shape, scale, tops)
+        if j + 2 * w < stop:
+            c, tops = visit(like, x, out, top, row, j + 2 * w, stop - j - 2 * w, shape, scale, tops)
+        if j + 3 * w < stop:
+            d, tops = visit(like, x, out, top, row, j + 3 * w, stop - j - 3 * w, shape, scale, tops)
+        total = add(total, (a + b) + (c + d))
+    number, rest = across(like, total)
+    equal, _ = across(like, add(empty_sum(), tops))
+    return number, rest, equal
+
+
+@inlined
+def spread(like, q, rest):
+    """The float64 pair ``q + rest`` as a pair of vectors in the type of `like`."""
+    high = full(like, q)
+    return high, full(like, (q - scalar(high)) + rest)
+
+
+@inlined
+def scale_row(like, out, row, factor):
+    """Turn the terms kept in ``out[row]`` into probabilities."""
+    q, rest = factor
+    w = width(like)
+    stop = out.shape[1]
+    j = 0
+    while j + w <= stop:
+        e = load(like, out, (row, j), None, 0.0)
+        store(out, (row, j), fma(e, q, e * rest), None)
+        j += w
+    if j < stop:
+        e = load(like, out, (row, j), stop - j, 0.0)
+        store(out, (row, j), fma(e, q, e * rest), stop - j)
+
+
+@inlined
+def write_softmax(like, x, out, row, start, stop, shape, scale, factor):
+    """The probabilities of ``x[row, start:stop]``, from x."""
+    q, rest = factor
+    w = width(like)
+    j = start
+    while j + w <= stop:
+        e = term(load(like, x, (row, j), None, 0.0), shape, scale)
+        store(out, (row, j), fma(e, q, e * rest), None)
+        j += w
+    if j < stop:
+        e = term(load(like, x, (row, j), stop - j, 0.0), shape, scale)
+        store(out, (row, j), fma(e, q, e * rest), stop - j)
+
+
+@inlined
+def log_probability(v, top, log, scale):
+    """``(x - m) * scale - log(1 + r)``: two numbers of one sign, so that nothing cancels."""
+    high, rest = log
+    z, tail = scaled(v - top, scale)
+    return (z - high) - minus(rest, tail)
+
+
+@by_type
+def minus(rest, tail):
+    """``rest - tail``, or `rest` where there is no tail."""
+    if isinstance(tail, types.NoneType):
+        return lambda rest, tail: rest
+    # The tail of an infinite product is NaN and means nothing.
+    return lambda rest, tail: rest - select(tail == tail, tail, full(tail, 0.0))
+
+
+@inlined
+def write_log_softmax(like, x, out, row, start, stop, top, log, scale):
+    """The log-probabilities of ``x[row, start:stop]``."""
+    w = width(like)
+    j = start
+    while j + w <= stop:
+        v = load(like, x, (row, j), None, 0.0)
+        store(out, (row, j), log_probability(v, top, log, scale), None)
+        j += w
+    if j < stop:
+        v = load(like, x, (row, j), stop - j, 0.0)
+        store(out, (row, j), log_probability(v, top, log, scale), stop - j)
+
+
+# -- the state of a row ------------------------------------------------------------------------------------
+
+
+@inlined
+def nan_in(like, x, row, start, stop):
+    """NaN if ``x[row, start:stop]`` holds one, else 0. Only rows with an infinite maximum ask."""
+    w = width(like)
+    found = full(like, 0.0)
+    for j in range(start, stop, w):
+        v = load(like, x, (row, j), stop - j, 0.0)
+        found = select(v == v, found, v)
+    s = found + rotate(found, 1) if w == 8 else found + rotate(found, 8)
+    s = s + rotate(s, 4)
+    s = s + rotate(s, 2)
+    return scalar(s + rotate(s, 1))
+
+
+@piece
+def block_state(like, x, row, start, stop, scale):
+    """The state ``(m, r, rest)`` of ``x[row, start:stop]``: ``sum(exp(x*scale)) = exp(m*scale) * (1 + r + rest)``."""
+    top = row_top(like, x, row, start, stop)
+    shape = frame(top, scale)
+    total, rest, count = row_sum(like, x, None, top, row, start, stop, shape, scale)
+    m = scalar(top)
+    z, tail = scaled(m - scalar(shape[0]), scale)
+    r, r_rest = others(count, total, rest, z, tail, scalar(shape[3]), shrink_of(like))
+    if m - m != 0.0:
+        return m, at_infinity(m, r, nan_in(like, x, row, start, stop)), 0.0
+    return m, r, r_rest
+
+
+@piece
+def row_state(like, x, row, scale):
+    """The state of a whole row: of its one block, or of its blocks merged in order."""
+    n = x.shape[1]
+    state = block_state(like, x, row, 0, n if n <= SHORT_ROW else BLOCK, scale)
+    if n > SHORT_ROW:
+        for start in range(BLOCK, n, BLOCK):
+            state = merge(state, block_state(like, x, row, start, min(start + BLOCK, n), scale), scale)
+    return state
+
+
+@inlined
+def softmax_factor(like, state, shape, scale):
+    """What turns the terms of a row into its probabilities: ``1 / (exp(m) * (1 + r))``."""
+    m, r, rest = state
+    z, tail = scaled(m - scalar(shape[0]), scale)
+    e, e_rest = top_term(z, tail, scalar(shape[3]))
+    one, lost = two_sum(1.0, r)
+    total, total_rest = pair_product(e, e_rest, one, lost + rest)
+    q, q_rest = reciprocal(total, total_rest)
+    shrink = shrink_of(like)
+    return spread(like, q * shrink, q_rest * shrink)
+
+
+# -- the work on one row -------------------------------------------------------------------------------------------
+
+
+@by_type
+def terms_kept_in(out):
+    """`out` if it can hold terms between two visits, None if it is of a half type."""
+    if out.dtype in (types.float32, types.float64):
+        return lambda out: out
+    return lambda out: None
+
+
+@piece
+def softmax_row(x, out, row, scale):
+    n = x.shape[1]
+    like = lanes_of(x)
+    if n <= SHORT_ROW:
+        top = row_top(like, x, row, 0, n)
+        shape = frame(top, scale)
+        kept = terms_kept_in(out)
+        total, rest, _ = row_sum(like, x, kept, None, row, 0, n, shape, scale)
+        q, q_rest = reciprocal(total, rest)
+        factor = spread(like, q, q_rest)
+        if kept is None:
+            write_softmax(like, x, out, row, 0, n, shape, scale, factor)
+        else:
+            scale_row(like, out, row, factor)
+    else:
+        state = row_state(like, x, row, scale)
+        shape = frame(full(like, state[0]), scale)
+        write_softmax(like, x, out, row, 0, n, shape, scale, softmax_factor(like, state, shape, scale))
+
+
+@piece
+def log_softmax_row(x, out, row, scale):
+    like = lanes_of(x)
+    m, r, rest = row_state(like, x, row, scale)
+    log, log_rest = log_others(r, rest)
+    write_log_softmax(like, x, out, row, 0, x.shape[1], full(like, m), spread(like, log, log_rest), scale)
+
+
+@piece
+def logsumexp_row(x, out, row, scale):
+    like = lanes_of(x)
+    m, r, rest = row_state(like, x, row, scale)
+    total = refined(like, x, row, log_total(m, r, rest, scale), scale)
+    store(out, (row, 0), full(like, total), 1)
+
+
+# A log-sum-exp this near zero is the small difference of m and log(1 + r); the rounding of the terms shows.
+NEAR_ZERO = 0.5
+
+
+@by_type
+def refined(like, x, row, total, scale):
+    """A log-sum-exp near zero once more, from float64 terms where they were float32."""
+    if like != f32x16:
+        return lambda like, x, row, total, scale: total
+
+    def again(like, x, row, total, scale):
+        if -NEAR_ZERO < total < NEAR_ZERO:
+            m, r, rest = row_state(doubles(0.0), x, row, scale)
+            return log_total(m, r, rest, scale)
+        return total
+
+    return again

@@ -1,0 +1,171 @@
+"""The house: imports point only downwards, files stay short, and importing compiles nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import fastsoftmax
+
+PACKAGE = Path(fastsoftmax.__file__).parent
+TESTS = Path(__file__).parent
+LONGEST_FILE = 399
+
+PUBLIC = {"_softmax"}
+# What each module of the package may import of the package, at its top or inside a function.
+MAY_IMPORT: dict[str, set[str]] = {
+    "_kernels": {"_kernels"},
+    "_machine": set(),
+    "_arguments": set(),
+    "_plan": {"_machine"},
+    "_execute": {"_kernels", "_plan", "_machine"},
+    **{name: {"_arguments", "_plan", "_execute"} for name in PUBLIC},
+    "_config": {"_machine", "_execute", "_kernels"},
+    "__init__": PUBLIC | {"_config"},
+    "cli": {"__init__"},
+    "__main__": {"cli"},
+}
+ANYWHERE = {"numba", "llvmlite", "numpy", "ml_dtypes"}
+THIRD_PARTY = {"cli": {"rich", "typer", "numpy"}}
+
+
+def module_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def part(dotted: str) -> str:
+    """The layer that a module of the package belongs to: `_kernels.rows` is in `_kernels`."""
+    return dotted.split(".")[1] if "." in dotted else "__init__"
+
+
+def imported(path: Path) -> set[str]:
+    """The full names of all modules that a file imports, wherever in it."""
+    inside = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    package = inside[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if module == "fastsoftmax" or module == "fastsoftmax._kernels":
+                names |= {submodule_or(module, alias.name) for alias in node.names}
+            else:
+                names.add(module)
+    return names
+
+
+def submodule_or(module: str, name: str) -> str:
+    """`module.name` where that is a module, `module` where it is a name within."""
+    folder = PACKAGE.parent.joinpath(*module.split("."))
+    is_module = (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists()
+    return f"{module}.{name}" if is_module else module
+
+
+@pytest.mark.parametrize("path", module_files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    inside = path.relative_to(PACKAGE).with_suffix("").parts
+    layer = inside[0]
+    assert layer in MAY_IMPORT, f"{layer} has no place in the house yet: give it one in MAY_IMPORT"
+    names = imported(path)
+    own = {part(name) for name in names if name.split(".")[0] == "fastsoftmax"}
+    assert own - {layer} <= MAY_IMPORT[layer], f"{layer} may import only {MAY_IMPORT[layer]}"
+    foreign = {name.split(".")[0] for name in names} - {"fastsoftmax"} - sys.stdlib_module_names
+    allowed = THIRD_PARTY.get(layer, ANYWHERE)
+    assert foreign <= allowed, f"{layer} may import only {sorted(allowed)} from outside"
+
+
+@pytest.mark.parametrize("layer", ["_arguments", "_machine", "_plan", "_softmax", "__init__"])
+def test_only_kernels_and_their_launcher_know_the_compiler(layer: str) -> None:
+    assert not {name.split(".")[0] for name in imported(PACKAGE / f"{layer}.py")} & {
+        "numba",
+        "llvmlite",
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*module_files(), *sorted(TESTS.glob("*.py"))],
+    ids=lambda p: f"{p.parent.name}/{p.name}",
+)
+def test_files_stay_short(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST_FILE, f"{path.name} has {lines} lines: split it"
+
+
+def test_the_reader_of_imports_reads_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative, absolute, of a submodule, of a name, inside a function."""
+    package = tmp_path / "fastsoftmax"
+    (package / "_kernels").mkdir(parents=True)
+    for name in ("_plan", "_kernels/__init__", "_kernels/rows", "_machine"):
+        (package / f"{name}.py").touch()
+    source = package / "_execute.py"
+    source.write_text(
+        textwrap.dedent(
+            """
+            import os.path
+            import fastsoftmax._machine
+            from . import _plan, __version__
+            from ._kernels import rows
+            from fastsoftmax._kernels.rows import softmax
+            def f():
+                from .cli import main
+            """
+        )
+    )
+    monkeypatch.setitem(globals(), "PACKAGE", package)
+    assert imported(source) == {
+        "os.path",
+        "fastsoftmax",
+        "fastsoftmax._machine",
+        "fastsoftmax._plan",
+        "fastsoftmax._kernels.rows",
+        "fastsoftmax.cli",
+    }
+
+
+def fresh(code: str) -> dict[str, object]:
+    """Run code in a fresh interpreter; what it prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, object] = json.loads(done.stdout)
+    return result
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    seen = fresh(
+        """
+        import json, sys
+        import fastsoftmax
+        heavy = ["scipy", "torch", "rich", "typer", "pyarrow", "onnxruntime", "pandas", "mpmath"]
+        print(json.dumps({"loaded": [name for name in heavy if name in sys.modules]}))
+        """
+    )
+    assert seen == {"loaded": []}
+
+
+def test_importing_compiles_nothing() -> None:
+    """Numba announces every compilation: none by the import, some by the first call, at least a load."""
+    seen = fresh(
+        """
+        import json, os, tempfile
+        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp()
+        import numba
+        from numba.core import event
+        with event.install_recorder("numba:compile") as recorder:
+            import fastsoftmax
+            by_import = len(recorder.buffer)
+            numba.njit(lambda x: x + 1)(1)
+        print(json.dumps({"by_import": by_import, "heard": len(recorder.buffer) > 0}))
+        """
+    )
+    assert seen == {"by_import": 0, "heard": True}
