@@ -1,8 +1,8 @@
 """The exact answers, in long double, and the distance of a result from them in its own last place.
 
-Every function works on x87 extended precision (64 significant bits, 11 more than float64) and returns
-long double, so a float64 result can be judged to a few thousandths of an ulp.  Nothing here shares code
-or structure with the library: rows are taken one way, plainly, and all of a row is held at once.
+Every function computes in x87 extended precision (64 significant bits, 11 more than float64) and
+returns long double, so a float64 result can be judged to a few thousandths of an ulp.  Nothing here
+shares code or structure with the library: rows are taken one way, plainly, and held whole.
 
 The oracle itself is judged against mpmath in ``test_accuracy.py``.
 """
@@ -50,7 +50,7 @@ def to_long(x: Any) -> Array:
     return x.astype(result_dtype(x.dtype)).astype(LONG)
 
 
-# --- rows -------------------------------------------------------------------------------------------
+# --- rows -------------------------------------------------------------------------------
 
 
 def normalized_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def reduced_shape(shape: tuple[int, ...], axis: Axis, keepdims: bool) -> tuple[i
     return tuple(n for a, n in enumerate(shape) if a not in axes)
 
 
-# --- error-free arithmetic: what a single long double operation would round away ---------------------
+# --- error-free arithmetic: what a single long double operation would round away --------
 
 
 def two_difference(a: Array, b: Array) -> tuple[Array, Array]:
@@ -112,7 +112,7 @@ def two_product(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def _scaled_distance(x: Array, peak: Array, temperature: float) -> tuple[Array, Array]:
-    """``(x - peak) / temperature`` as an unevaluated sum: one rounding alone is |distance|/2 ulp of exp."""
+    """``(x - peak) / temperature`` as a sum of two: one rounding is |distance|/2 ulp of exp."""
     t = np.asarray(temperature, LONG)
     distance, low = two_difference(x, peak)
     quotient = distance / t
@@ -121,13 +121,13 @@ def _scaled_distance(x: Array, peak: Array, temperature: float) -> tuple[Array, 
     return quotient, np.where(np.isfinite(rest), rest, 0)
 
 
-# --- softmax and log_softmax ------------------------------------------------------------------------
+# --- softmax and log_softmax ------------------------------------------------------------
 
 
 def _probabilities(
     x: Any, axis: Axis, where: Any, temperature: float
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Rows of x, rows of the mask, the distances to the peak, their exponentials, the sum less one."""
+    """Rows of x, of the mask, of distances to the peak, of their exponentials; the sum less one."""
     x = to_long(x)
     mask = np.broadcast_to(True if where is None else np.asarray(where), x.shape)
     x, mask = to_rows(x, axis), to_rows(mask, axis)
@@ -143,7 +143,7 @@ def _probabilities(
 
 
 def softmax(x: Any, axis: Axis = None, *, where: Any = None, temperature: float = 1.0) -> Array:
-    """exp(x/T) / sum(exp(x/T)); nan for a row with nan, +inf or nothing but -inf; 0 where masked."""
+    """exp(x/T) / sum(exp(x/T)); nan for a row with nan, +inf or only -inf; 0 where masked."""
     with np.errstate(all="ignore"):
         rows, mask, _, e, rest = _probabilities(x, axis, where, temperature)
         y = e / (1 + rest)
@@ -163,13 +163,13 @@ def log_softmax(x: Any, axis: Axis = None, *, where: Any = None, temperature: fl
     return from_rows(np.where(mask, y, -np.inf), np.shape(x), axis)
 
 
-# --- logsumexp --------------------------------------------------------------------------------------
+# --- logsumexp --------------------------------------------------------------------------
 
 
 def signed_logsumexp(
     a: Any, axis: Axis = None, b: Any = None, keepdims: bool = False, *, where: Any = None
 ) -> tuple[Array, Array]:
-    """log|sum(b * exp(a))| and the sign of the sum; a term with b == 0 or masked adds nothing at all."""
+    """log|sum(b * exp(a))| and the sign of the sum; a term masked or with b == 0 adds nothing."""
     a, b = np.broadcast_arrays(to_long(a), LONG(1) if b is None else to_long(b))
     shape = a.shape
     mask = np.broadcast_to(True if where is None else np.asarray(where), shape)
@@ -204,7 +204,7 @@ def _finite_logsumexp(a: Array, b: Array) -> tuple[Array, Array]:
     np.put_along_axis(ratio, pivot, 0, axis=-1)
     rest = ratio.sum(axis=-1)
     sum_over_pivot = 1 + rest
-    # 1 + rest is exact where rest is in [-2, -1/2] (Sterbenz), so the log keeps its digits below -1.
+    # 1 + rest is exact for rest in [-2, -1/2] (Sterbenz), so the log keeps its digits below -1.
     log_sum = np.where(rest > -1, np.log1p(rest), np.log(np.abs(sum_over_pivot)))
     value = (a_pivot + log_b_pivot)[..., 0] + log_sum
     empty = (a_pivot == -np.inf)[..., 0]
@@ -220,7 +220,7 @@ def logsumexp(
     return np.where(sign < 0, np.nan, value)
 
 
-# --- backward ---------------------------------------------------------------------------------------
+# --- backward ---------------------------------------------------------------------------
 
 
 def softmax_backward(grad_output: Any, output: Any, axis: Axis = None) -> Array:
@@ -235,7 +235,7 @@ def log_softmax_backward(grad_output: Any, output: Any, axis: Axis = None) -> Ar
     return from_rows(g - np.exp(y) * g.sum(axis=-1, keepdims=True), np.shape(output), axis)
 
 
-# --- units in the last place ------------------------------------------------------------------------
+# --- units in the last place ------------------------------------------------------------
 
 
 def _format(dtype: np.dtype[Any]) -> tuple[int, int, Any]:
@@ -247,7 +247,7 @@ def _format(dtype: np.dtype[Any]) -> tuple[int, int, Any]:
 
 
 def spacing(exact: Any, dtype: npt.DTypeLike) -> Array:
-    """The distance to the next number of `dtype` above ``|exact|`` rounded to it; in long double."""
+    """The distance to the next number of `dtype` above ``|exact|`` rounded to it."""
     bits, smallest, largest = _format(np.dtype(dtype))
     magnitude = np.minimum(np.abs(np.asarray(exact, LONG)), largest)
     exponent = np.frexp(magnitude)[1] - 1
@@ -291,7 +291,7 @@ def assert_ulp(got: Any, exact: Any, bound: float, *, floor: float = 0.0) -> Non
 
 
 def assert_same(got: Any, expected: Any) -> None:
-    """Fail unless shape, dtype and every number are the same, the sign of zero included; nan is nan.
+    """Fail unless shape, dtype and every number are the same, the sign of zero too; nan is nan.
 
     (NumPy's own assertion does not know that the nan of bfloat16 is one.)
     """

@@ -1,4 +1,4 @@
-"""Arrays as users hold them: the regions of shapes, the layouts of memory, and hypothesis over both."""
+"""Arrays as users hold them: the regions of shapes, the layouts of memory, hypothesis over both."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
-from reference import BFLOAT16, FULL_DTYPES, HALF_DTYPES, LARGE_INTEGERS, SMALL_INTEGERS, Array, Axis
+from reference import (
+    BFLOAT16,
+    FULL_DTYPES,
+    HALF_DTYPES,
+    LARGE_INTEGERS,
+    SMALL_INTEGERS,
+    Array,
+    Axis,
+)
 
-# --- shapes: one or more for every region that the kernels may treat apart ---------------------------
+# --- shapes: one or more for every region that the kernels may treat apart --------------
 
 NARROW: dict[str, tuple[tuple[int, ...], Axis]] = {
     f"narrow-{classes}": ((rows, classes), -1)
@@ -44,7 +52,7 @@ BRIEF_REGIONS = {
     for name in ("narrow-10", "short-17", "short-1000", "long-65537", "strided-2d", "tuple-split")
 }
 
-# --- layouts: the same values, lying otherwise in memory ---------------------------------------------
+# --- layouts: the same values, lying otherwise in memory --------------------------------
 
 
 def _misaligned(x: Array) -> Array:
@@ -135,7 +143,7 @@ class Guarded:
         return self.untouched()
 
 
-# --- hypothesis --------------------------------------------------------------------------------------
+# --- hypothesis -------------------------------------------------------------------------
 
 SCALES = ("normal", "wide", "offset", "equal", "confident", "specials")
 OUT_KINDS = ("fresh", "given", "guarded", "every-other", "in place")
@@ -175,7 +183,7 @@ def cast(x: Array, dtype: np.dtype[Any]) -> Array:
 
 @dataclass
 class Problem:
-    """One call: the array, the axis, the mask or None, the temperature, and where the result goes."""
+    """One call: the array, its axis, the mask or None, the temperature, where the result goes."""
 
     x: Array
     axis: Axis

@@ -1,4 +1,4 @@
-"""The promise of accuracy, in units in the last place of the exact result, over a registry of logits."""
+"""The promise of accuracy, in units in the last place of the exact result, over a registry."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def normal(deviation: float, offset: float = 0.0) -> Draw:
 
 
 def confident(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """One logit 40 above the rest of its row: the log-probability of it is all in the other terms."""
+    """One logit 40 above the rest of its row: its log-probability is all in the other terms."""
     x = rng.normal(0, 1, shape)
     top = rng.integers(0, shape[-1], (*shape[:-1], 1))
     np.put_along_axis(x, top, x.max(axis=-1, keepdims=True) + 40, axis=-1)
@@ -138,7 +138,9 @@ full = pytest.mark.parametrize(
         pytest.param(
             np.dtype(np.float64),
             id="float64",
-            marks=pytest.mark.skipif(not EXTENDED, reason="long double is float64 on this platform"),
+            marks=pytest.mark.skipif(
+                not EXTENDED, reason="long double is float64 on this platform"
+            ),
         ),
     ],
 )
@@ -188,7 +190,7 @@ def test_logsumexp(name: str, dtype: np.dtype[Any]) -> None:
 @full
 @pytest.mark.parametrize("name", CASES)
 def test_logsumexp_of_normalized_rows(name: str, dtype: np.dtype[Any]) -> None:
-    """Log-probabilities in: the exact result is the rounding of the input, within an ulp of zero."""
+    """Log-probabilities in: the exact result is what their rounding left, nearly zero."""
     axis = CASES[name].axis
     x = reference.log_softmax(logits(name, dtype), axis).astype(dtype)
     exact = reference.logsumexp(x, axis)
@@ -268,7 +270,7 @@ def test_the_ends_of_the_range(classes: int, dtype: np.dtype[Any]) -> None:
     assert_ulp(fastsoftmax.logsumexp(x, axis=-1), reference.logsumexp(x, -1), LOGSUMEXP_ULP)
 
 
-# --- the oracle itself -------------------------------------------------------------------------------
+# --- the oracle itself ------------------------------------------------------------------
 
 
 def _spot_rows() -> list[Array]:
@@ -326,7 +328,9 @@ def test_ulp_error_measures_what_it_says() -> None:
         tiny = [info.smallest_subnormal, info.smallest_normal, 3 * info.smallest_normal]
         x = np.array([*tiny, 0.3, 1, 1.5, 2, 1000], dtype)
         np.testing.assert_array_equal(reference.spacing(x, dtype), np.spacing(x))
-        np.testing.assert_array_equal(reference.ulp_error(np.nextafter(x, dtype.type(0)), x) > 0, True)
+        np.testing.assert_array_equal(
+            reference.ulp_error(np.nextafter(x, dtype.type(0)), x) > 0, True
+        )
         np.testing.assert_array_equal(
             reference.ulp_error(np.nextafter(x, dtype.type(np.inf)), x), np.ones(x.shape)
         )

@@ -1,6 +1,6 @@
 """Every mistake a user can make: the type of the error, the value and the remedy in its message.
 
-Each call is made with a guarded ``out=``, so that a refused call is also seen to have written nothing.
+Calls are made with a guarded ``out=``, so that a refused one is also seen to have written nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def result_shape(name: str, shape: tuple[int, ...], reduced: tuple[int, ...]) ->
     return reduced if name == "logsumexp" else shape
 
 
-# --- the input ---------------------------------------------------------------------------------------
+# --- the input --------------------------------------------------------------------------
 
 UNFIT = {
     "object": (np.array([1.5, None, 2], object), ["object", r"float"]),
@@ -105,7 +105,7 @@ def test_ragged_lists(name: str) -> None:
         getattr(fastsoftmax, name)([[1.0, 2.0], [3.0]])
 
 
-# --- axis --------------------------------------------------------------------------------------------
+# --- axis -------------------------------------------------------------------------------
 
 
 @every_function
@@ -144,7 +144,7 @@ def test_axis_that_is_no_integer(name: str, axis: Any) -> None:
     refused(TypeError, re.escape(repr(axis)), "int", "tuple", call=call)
 
 
-# --- where -------------------------------------------------------------------------------------------
+# --- where ------------------------------------------------------------------------------
 
 
 @every_function
@@ -173,7 +173,7 @@ def test_where_that_is_not_boolean(name: str, dtype: Any) -> None:
     refused(TypeError, "where", str(where.dtype), "bool", call=call)
 
 
-# --- temperature -------------------------------------------------------------------------------------
+# --- temperature ------------------------------------------------------------------------
 
 
 @every_map
@@ -181,7 +181,15 @@ def test_where_that_is_not_boolean(name: str, dtype: Any) -> None:
 def test_temperature_out_of_range(name: str, value: Any) -> None:
     out = Guarded.make(X.shape, np.float32)
     call = lambda: getattr(fastsoftmax, name)(X, temperature=value, out=out.array)  # noqa: E731
-    refused(ValueError, "temperature", re.escape(str(value)), "finite", "positive|> 0|above 0|greater", call=call, out=out)
+    refused(
+        ValueError,
+        "temperature",
+        re.escape(str(value)),
+        "finite",
+        "positive|> 0|above 0|greater",
+        call=call,
+        out=out,
+    )
 
 
 @every_map
@@ -191,7 +199,7 @@ def test_temperature_that_is_no_number(name: str, value: Any) -> None:
     refused(TypeError, "temperature", re.escape(repr(value)), "number|float|scalar", call=call)
 
 
-# --- dtype -------------------------------------------------------------------------------------------
+# --- dtype ------------------------------------------------------------------------------
 
 
 @every_map
@@ -208,7 +216,7 @@ def test_dtype_that_does_not_exist(name: str) -> None:
         getattr(fastsoftmax, name)(X, dtype="nonsense")
 
 
-# --- out ---------------------------------------------------------------------------------------------
+# --- out --------------------------------------------------------------------------------
 
 
 @every_function
@@ -247,7 +255,9 @@ def test_shape_of_out(name: str, shape: tuple[int, ...]) -> None:
     refused(ValueError, "out", re.escape(str(shape)), re.escape(str(X.shape)), call=call, out=out)
 
 
-@pytest.mark.parametrize("keepdims, shape", [(False, (3, 1)), (False, (4,)), (True, (3,)), (True, ())])
+@pytest.mark.parametrize(
+    ("keepdims", "shape"), [(False, (3, 1)), (False, (4,)), (True, (3,)), (True, ())]
+)
 def test_shape_of_out_of_a_reduction(keepdims: bool, shape: tuple[int, ...]) -> None:
     out = Guarded.make(shape, np.float32)
     needed = (3, 1) if keepdims else (3,)
@@ -280,7 +290,9 @@ def test_out_that_is_no_array(name: str, out: Any) -> None:
 def test_masked_out(name: str) -> None:
     """Its mask would go on hiding results."""
     out = np.ma.masked_array(np.full(result_shape(name, (4,), ()), 7.0), True)
-    refused(TypeError, "out", "masked", call=lambda: getattr(fastsoftmax, name)(np.ones(4), out=out))
+    refused(
+        TypeError, "out", "masked", call=lambda: getattr(fastsoftmax, name)(np.ones(4), out=out)
+    )
     assert (out.data == 7).all()
 
 
@@ -292,7 +304,7 @@ def test_out_with_elements_at_one_address(name: str) -> None:
     refused(ValueError, "out", "overlap|same memory|one address|stride", call=call, out=out)
 
 
-# --- logsumexp's weights -----------------------------------------------------------------------------
+# --- logsumexp's weights ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4), (5, 1, 3)])
@@ -310,7 +322,7 @@ def test_dtype_of_the_weights(kind: str) -> None:
     refused(TypeError, r"\bb\b", *says, call=lambda: fastsoftmax.logsumexp(np.ones(3), b=b))
 
 
-# --- the calls themselves ----------------------------------------------------------------------------
+# --- the calls themselves ---------------------------------------------------------------
 
 
 @every_map
@@ -326,7 +338,7 @@ def test_only_the_axis_is_positional(name: str) -> None:
         getattr(fastsoftmax, name)(X, -1, None)
 
 
-# --- backward ----------------------------------------------------------------------------------------
+# --- backward ---------------------------------------------------------------------------
 
 
 @every_backward
@@ -341,15 +353,13 @@ def test_backward_shapes(name: str, shape: tuple[int, ...]) -> None:
 
 
 @every_backward
-@pytest.mark.parametrize("which, argument", [(0, "grad_output"), (1, "output")])
+@pytest.mark.parametrize(("which", "argument"), [(0, "grad_output"), (1, "output")])
 @pytest.mark.parametrize("kind", [kind for kind in UNFIT if kind != "none"])
 def test_backward_dtypes(name: str, which: int, argument: str, kind: str) -> None:
     x, says = UNFIT[kind]
     arrays: list[Any] = [np.ones(3), np.ones(3)]
     arrays[which] = x
-    refused(
-        TypeError, rf"\b{argument}\b", *says, call=lambda: getattr(fastsoftmax, name)(*arrays)
-    )
+    refused(TypeError, rf"\b{argument}\b", *says, call=lambda: getattr(fastsoftmax, name)(*arrays))
 
 
 @every_backward

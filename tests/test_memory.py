@@ -165,7 +165,9 @@ def test_logsumexp(case: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("case", ["rows", "strided-axis", "tuple-of-axes", "float16", "int32", "where"])
+@pytest.mark.parametrize(
+    "case", ["rows", "strided-axis", "tuple-of-axes", "float16", "int32", "where"]
+)
 def test_without_out_only_the_output(name: str, case: str) -> None:
     settings = CASES[case]
     x, options = arguments(settings)
@@ -185,7 +187,8 @@ def test_in_place(name: str, case: str) -> None:
 
 @pytest.mark.parametrize("name", BACKWARD)
 @pytest.mark.parametrize(
-    "case", ["rows", "one-row", "strided-axis", "tuple-of-axes", "float16", "bfloat16", "padded-rows"]
+    "case",
+    ["rows", "one-row", "strided-axis", "tuple-of-axes", "float16", "bfloat16", "padded-rows"],
 )
 def test_backward(name: str, case: str) -> None:
     settings = CASES[case]

@@ -136,7 +136,7 @@ def test_bits_do_not_depend_on_the_layout(problem: Problem, name: str) -> None:
 def test_what_must_hold_of_any_softmax(
     seed: int, classes: int, dtype: type[np.floating[Any]], offset: float
 ) -> None:
-    """Sum of one, order kept, no dependence on an exactly added constant, coherence of the three."""
+    """Sum of one, order kept, indifference to a constant added exactly, coherence of the three."""
     x = np.round(values(np.random.default_rng(seed), (3, classes), "normal") * 64) / 64
     x = x.astype(dtype)
     y, log_y = fastsoftmax.softmax(x, axis=-1), fastsoftmax.log_softmax(x, axis=-1)

@@ -70,16 +70,25 @@ def test_random_inputs(name: str, axis: Axis, dtype: Any, rng: np.random.Generat
 @dtypes
 @pytest.mark.parametrize("keepdims", [False, True])
 @pytest.mark.parametrize("return_sign", [False, True])
-@pytest.mark.parametrize("weights", [None, "positive", "signed", "some zero", "all zero", "negative"])
+@pytest.mark.parametrize(
+    "weights", [None, "positive", "signed", "some zero", "all zero", "negative"]
+)
 def test_logsumexp(
-    axis: Axis, dtype: Any, keepdims: bool, return_sign: bool, weights: str | None, rng: np.random.Generator
+    axis: Axis,
+    dtype: Any,
+    keepdims: bool,
+    return_sign: bool,
+    weights: str | None,
+    rng: np.random.Generator,
 ) -> None:
     a = rng.normal(0, 3, (4, 5, 6)).astype(dtype)
     b = drawn_weights(weights, a.shape, rng)
     both("logsumexp", a, axis, None if b is None else b.astype(dtype), keepdims, return_sign)
 
 
-def drawn_weights(kind: str | None, shape: tuple[int, ...], rng: np.random.Generator) -> Array | None:
+def drawn_weights(
+    kind: str | None, shape: tuple[int, ...], rng: np.random.Generator
+) -> Array | None:
     b = rng.uniform(0.5, 2, shape)
     if kind == "signed":
         b *= rng.choice([-1, 1], shape, p=[0.3, 0.7])
@@ -143,7 +152,7 @@ def test_special_values_with_weights(return_sign: bool) -> None:
 
 
 @pytest.mark.parametrize("term", [np.inf, np.nan])
-@pytest.mark.parametrize("other, expected", [(1.5, 1.5), (np.inf, np.inf), (-np.inf, -np.inf)])
+@pytest.mark.parametrize(("other", "expected"), [(1.5, 1.5), (np.inf, np.inf), (-np.inf, -np.inf)])
 def test_weight_of_zero_adds_nothing(term: float, other: float, expected: float) -> None:
     for classes in (2, 40, 70000):
         a, b = np.full(classes, term), np.zeros(classes)
@@ -152,7 +161,9 @@ def test_weight_of_zero_adds_nothing(term: float, other: float, expected: float)
 
 
 @every_name
-@pytest.mark.parametrize("x", [3.0, np.float32(3), np.array(3.0), np.array(-np.inf), np.array(np.inf)])
+@pytest.mark.parametrize(
+    "x", [3.0, np.float32(3), np.array(3.0), np.array(-np.inf), np.array(np.inf)]
+)
 def test_scalars(name: str, x: Any) -> None:
     for axis in (None, 0, -1):
         both(name, x, axis)
@@ -175,7 +186,9 @@ def test_full_reductions_of_logsumexp(keepdims: bool, return_sign: bool) -> None
 
 def test_keepdims_of_a_scalar_keeps_no_dimension() -> None:
     """As NumPy's reductions; SciPy makes one dimension of none."""
-    assert np.shape(fastsoftmax.logsumexp(2.0, keepdims=True)) == np.shape(np.sum(2.0, keepdims=True))
+    assert np.shape(fastsoftmax.logsumexp(2.0, keepdims=True)) == np.shape(
+        np.sum(2.0, keepdims=True)
+    )
 
 
 @every_name
@@ -190,7 +203,9 @@ def test_integers(name: str, dtype: Any, rng: np.random.Generator) -> None:
     both(name, rng.integers(-9, 9, (4, 7)).astype(dtype), -1)
 
 
-@pytest.mark.parametrize("shape, axis", [((0, 3), 1), ((3, 0), 0), ((0, 3), 0), ((3, 0), 1), ((0,), None)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((0, 3), 1), ((3, 0), 0), ((0, 3), 0), ((3, 0), 1), ((0,), None)]
+)
 def test_empty(shape: tuple[int, ...], axis: Axis) -> None:
     both("logsumexp", np.empty(shape), axis)
     both("logsumexp", np.empty(shape), axis, keepdims=True)

@@ -1,16 +1,15 @@
-"""The semantics table, row by row, over every region of shapes: which value, which dtype, which place."""
+"""The semantics table, row by row, over every region of shapes: which value, which dtype."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import reference
 from reference import BFLOAT16, LARGE_INTEGERS, SMALL_INTEGERS, Array, Axis, assert_ulp
-from strategies import BRIEF_REGIONS, LAYOUTS, REGIONS, WRITABLE_LAYOUTS, Guarded
+from strategies import BRIEF_REGIONS, LAYOUTS, REGIONS
 
 import fastsoftmax
 
@@ -44,7 +43,7 @@ def check(name: str, x: Array, axis: Axis = None, **options: Any) -> Array:
     assert got.dtype == reference.result_dtype(x.dtype)
     assert got.dtype.isnative
     is_half = got.dtype.itemsize == 2
-    # A plain sum may cancel to zero in float64: test_accuracy holds that number, here it is not met.
+    # A log-sum-exp may cancel to nearly zero: see LOGSUMEXP_FLOOR in test_accuracy.py.
     assert_ulp(got, exact, 1.0 if is_half else ULP[name], floor=0.5 if name == "logsumexp" else 0.0)
     return np.asarray(got)
 
@@ -54,7 +53,7 @@ def drawn(rng: np.random.Generator, region: str, dtype: Any) -> tuple[Array, Axi
     return rng.normal(0, 4, shape).astype(dtype), axis
 
 
-# --- shapes and axes ---------------------------------------------------------------------------------
+# --- shapes and axes --------------------------------------------------------------------
 
 
 @every_function
@@ -140,7 +139,7 @@ def test_empty_logsumexp(shape: tuple[int, ...], dtype: Any) -> None:
         assert got.dtype == sign.dtype == dtype
 
 
-# --- dtypes ------------------------------------------------------------------------------------------
+# --- dtypes -----------------------------------------------------------------------------
 
 
 @every_function
@@ -176,11 +175,13 @@ def test_float16_is_not_computed_in_float16(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(fastsoftmax.softmax(x, axis=-1), np.float16(1 / 4000))
 
 
-# --- infinities, nan, masks --------------------------------------------------------------------------
+# --- infinities, nan, masks -------------------------------------------------------------
 
 
-def with_special_rows(rng: np.random.Generator, region: str, dtype: Any) -> tuple[Array, Axis]:
-    """Rows of plain numbers among which some hold -inf, one +inf, one nan, and one is all -inf."""
+def with_special_rows(
+    rng: np.random.Generator, region: str, dtype: Any, first: float = np.nan
+) -> tuple[Array, Axis]:
+    """Rows with some -inf; the first holds `first`, one +inf, one nan and +inf, one is all -inf."""
     shape, axis = REGIONS[region]
     x = rng.normal(0, 4, shape)
     rows = reference.to_rows(x, axis).copy()
@@ -188,7 +189,7 @@ def with_special_rows(rng: np.random.Generator, region: str, dtype: Any) -> tupl
     classes = flat.shape[-1]
     flat[rng.random(flat.shape) < 0.2] = -np.inf
     at = rng.integers(0, classes, 4)
-    for row, special in enumerate([np.nan, np.inf, -np.inf, np.nan][: len(flat)]):
+    for row, special in enumerate([first, np.inf, -np.inf, np.nan][: len(flat)]):
         flat[row, at[row]] = special
     if len(flat) > 3:
         flat[2] = -np.inf
@@ -199,8 +200,11 @@ def with_special_rows(rng: np.random.Generator, region: str, dtype: Any) -> tupl
 @every_function
 @every_region
 @all_floats
-def test_infinities_and_nan(name: str, region: str, dtype: Any, rng: np.random.Generator) -> None:
-    x, axis = with_special_rows(rng, region, dtype)
+@pytest.mark.parametrize("first", [np.nan, np.inf])
+def test_infinities_and_nan(
+    name: str, region: str, dtype: Any, first: float, rng: np.random.Generator
+) -> None:
+    x, axis = with_special_rows(rng, region, dtype, first)
     check(name, x, axis)
 
 
@@ -219,7 +223,7 @@ def test_rows_of_one_special_value(region: str, dtype: Any, special: float) -> N
 @every_region
 @floats
 def test_nan_stays_in_its_row(name: str, region: str, dtype: Any, rng: np.random.Generator) -> None:
-    """Wherever in the row it stands, that row is all nan and the others have the same bits as without."""
+    """Wherever it stands, that row is all nan and the others have the same bits as without."""
     x, axis = drawn(rng, region, dtype)
     clean = reference.to_rows(np.asarray(call(name, x, axis)), axis if name in MAPS else ())
     rows, classes = math.prod(x.shape), reference.to_rows(x, axis).shape[-1]
@@ -294,7 +298,7 @@ def test_where_in_every_layout(name: str, layout: str, rng: np.random.Generator)
         check(name, x, axis, where=LAYOUTS[layout](mask))
 
 
-# --- temperature -------------------------------------------------------------------------------------
+# --- temperature ------------------------------------------------------------------------
 
 
 @every_map
@@ -303,234 +307,3 @@ def test_where_in_every_layout(name: str, layout: str, rng: np.random.Generator)
 def test_temperature(name: str, region: str, temperature: Any, rng: np.random.Generator) -> None:
     x, axis = drawn(rng, region, np.float32)
     check(name, x, axis, temperature=temperature)
-
-
-# --- memory layouts ----------------------------------------------------------------------------------
-
-
-@every_function
-@brief_regions
-@all_floats
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(
-    name: str, region: str, dtype: Any, layout: str, rng: np.random.Generator
-) -> None:
-    x, axis = drawn(rng, region, dtype)
-    laid = LAYOUTS[layout](x)
-    got = check(name, laid, axis)
-    assert got.flags.writeable
-    np.testing.assert_array_equal(laid, x)
-
-
-@every_function
-@floats
-@pytest.mark.parametrize("along", [0, 1, 2])
-@pytest.mark.parametrize("axis", [None, 0, 1, 2, (0, 2)])
-def test_broadcast_input(
-    name: str, axis: Axis, along: int, dtype: Any, rng: np.random.Generator
-) -> None:
-    """A stride of zero among the classes or among the rows."""
-    shape = [6, 5, 40]
-    shape[along] = 1
-    check(name, np.broadcast_to(rng.normal(size=shape).astype(dtype), (6, 5, 40)), axis)
-
-
-@every_map
-@brief_regions
-@all_floats
-@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
-def test_out_in_every_layout(
-    name: str, region: str, dtype: Any, layout: str, rng: np.random.Generator
-) -> None:
-    x, axis = drawn(rng, region, dtype)
-    out = LAYOUTS[layout](np.full(x.shape, 7, dtype))
-    assert call(name, x, axis, out=out) is out
-    np.testing.assert_array_equal(out, call(name, x, axis))
-
-
-@every_map
-@brief_regions
-@all_floats
-@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
-def test_in_place(name: str, region: str, dtype: Any, layout: str, rng: np.random.Generator) -> None:
-    x, axis = drawn(rng, region, dtype)
-    expected = call(name, x, axis)
-    laid = LAYOUTS[layout](x)
-    assert call(name, laid, axis, out=laid) is laid
-    np.testing.assert_array_equal(laid, expected)
-
-
-@every_map
-@every_region
-@floats
-@pytest.mark.parametrize("gap", [1, 2])
-def test_nothing_is_written_around_out(
-    name: str, region: str, dtype: Any, gap: int, rng: np.random.Generator
-) -> None:
-    x, axis = drawn(rng, region, dtype)
-    guarded = Guarded.make(x.shape, dtype, gap=gap)
-    call(name, x, axis, out=guarded.array)
-    np.testing.assert_array_equal(guarded.array, call(name, x, axis))
-    assert guarded.surroundings_untouched()
-
-
-@every_map
-@pytest.mark.parametrize("shift", [1, 5, 40, 64])
-@pytest.mark.parametrize("direction", [1, -1])
-def test_overlapping_out_is_right_or_refused(
-    name: str, shift: int, direction: int, rng: np.random.Generator
-) -> None:
-    buffer = rng.normal(size=40 * 40 + shift)
-    x, out = buffer[: 40 * 40].reshape(40, 40), buffer[shift:].reshape(40, 40)
-    x, out = (x, out)[::direction]
-    before, expected = buffer.copy(), call(name, x, -1)
-    try:
-        call(name, x, -1, out=out)
-    except ValueError as error:
-        assert "overlap" in str(error)
-        np.testing.assert_array_equal(buffer, before)
-    else:
-        np.testing.assert_array_equal(out, expected)
-
-
-@every_map
-def test_out_over_the_same_memory_in_another_order(name: str, rng: np.random.Generator) -> None:
-    x = rng.normal(size=(40, 40))
-    before, expected = x.copy(), call(name, x, -1)
-    try:
-        call(name, x, -1, out=x.T)
-    except ValueError as error:
-        assert "overlap" in str(error)
-        np.testing.assert_array_equal(x, before)
-    else:
-        np.testing.assert_array_equal(x.T, expected)
-
-
-@every_map
-def test_where_over_the_memory_of_out(name: str, rng: np.random.Generator) -> None:
-    """A mask that is a view of the output's own bytes must not change under the kernel's hands."""
-    x = rng.normal(size=(6, 64))
-    out = np.zeros((6, 64))
-    mask = out.view(np.bool_)[:, :64]
-    out[:, :4] = np.frombuffer(bytes([1, 0] * 4))[0]
-    before, expected = out.copy(), call(name, x, -1, where=mask.copy())
-    try:
-        call(name, x, -1, where=mask, out=out)
-    except ValueError as error:
-        assert "overlap" in str(error)
-        np.testing.assert_array_equal(out, before)
-    else:
-        np.testing.assert_array_equal(out, expected)
-
-
-@pytest.mark.parametrize("keepdims", [False, True])
-@pytest.mark.parametrize("axis", [None, 0, -1, (0, 2)])
-def test_logsumexp_out(axis: Axis, keepdims: bool, rng: np.random.Generator) -> None:
-    x = rng.normal(size=(4, 5, 21))
-    expected = np.asarray(fastsoftmax.logsumexp(x, axis=axis, keepdims=keepdims))
-    guarded = Guarded.make(expected.shape, x.dtype)
-    out = guarded.array
-    assert fastsoftmax.logsumexp(x, axis=axis, keepdims=keepdims, out=out) is out
-    np.testing.assert_array_equal(out, expected, strict=True)
-    assert guarded.surroundings_untouched()
-    value, sign = fastsoftmax.logsumexp(x, axis, keepdims=keepdims, return_sign=True, out=out)
-    assert value is out
-    np.testing.assert_array_equal(value, expected)
-    np.testing.assert_array_equal(sign, np.ones(expected.shape))
-
-
-def test_logsumexp_out_of_zero_dimensions(rng: np.random.Generator) -> None:
-    x, out = rng.normal(size=50), np.empty(())
-    assert fastsoftmax.logsumexp(x, out=out) is out
-    assert out == fastsoftmax.logsumexp(x)
-
-
-# --- what NumPy can view -----------------------------------------------------------------------------
-
-
-@every_function
-def test_lists_and_tuples(name: str) -> None:
-    for x in ([[1, 2, 3], [4, 5, 7]], [[0.5, 1.5]], ((1.0, 2.0), (3.0, 4.0)), [True, False], range(5)):
-        check_list = call(name, x, -1)
-        np.testing.assert_array_equal(check_list, call(name, np.array(x), -1), strict=True)
-
-
-@every_function
-@pytest.mark.parametrize("mode", ["r", "c"])
-def test_memmap(name: str, mode: str, tmp_path: Path, rng: np.random.Generator) -> None:
-    x = rng.normal(size=(5, 300)).astype(np.float32)
-    np.save(tmp_path / "x.npy", x)
-    got = call(name, np.load(tmp_path / "x.npy", mmap_mode=mode), -1)
-    assert type(got) is np.ndarray
-    np.testing.assert_array_equal(got, call(name, x, -1))
-
-
-@every_map
-def test_memmap_out(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
-    x = rng.normal(size=(5, 300)).astype(np.float32)
-    out = np.lib.format.open_memmap(tmp_path / "y.npy", "w+", np.float32, x.shape)
-    assert call(name, x, -1, out=out) is out
-    out.flush()
-    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), call(name, x, -1))
-
-
-@every_function
-def test_matrix_is_a_plain_array(name: str) -> None:
-    """As SciPy's softmax, which gives an ndarray; SciPy's logsumexp fails on one (no `keepdims`)."""
-    x = np.array([[1.0, 2.0], [4.0, 3.0]])
-    with pytest.warns(PendingDeprecationWarning):
-        matrix = np.matrix(x)
-    for axis in (None, 0, 1):
-        got = call(name, matrix, axis)
-        assert not isinstance(got, np.matrix)
-        np.testing.assert_array_equal(got, call(name, x, axis), strict=True)
-
-
-@every_function
-@pytest.mark.parametrize("axis", [0, 1, None])
-def test_torch_tensors(name: str, axis: Axis, rng: np.random.Generator) -> None:
-    torch = pytest.importorskip("torch")
-    x = rng.normal(size=(5, 70)).astype(np.float32)
-    for tensor, array in (
-        (torch.from_numpy(x), x),
-        (torch.from_numpy(x).T, x.T),
-        (torch.from_numpy(x).half(), x.astype(np.float16)),
-        (torch.arange(10), np.arange(10)[:]),
-    ):
-        if tensor.ndim == 2 or axis != 1:
-            got = call(name, tensor, axis)
-            np.testing.assert_array_equal(got, call(name, array, axis), strict=True)
-
-
-@every_map
-def test_torch_tensor_shares_memory_as_out(name: str, rng: np.random.Generator) -> None:
-    torch = pytest.importorskip("torch")
-    x = torch.from_numpy(rng.normal(size=(5, 70)))
-    result = torch.empty_like(x)
-    call(name, x, -1, out=result.numpy())
-    np.testing.assert_array_equal(result.numpy(), call(name, x.numpy(), -1))
-
-
-@every_function
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int32])
-def test_arrow_arrays(name: str, dtype: Any, rng: np.random.Generator) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    x = (rng.normal(size=70) * 5).astype(dtype)
-    got = call(name, pyarrow.array(x))
-    np.testing.assert_array_equal(got, call(name, x), strict=True)
-
-
-class Viewable:
-    """Anything with ``__array__``."""
-
-    def __init__(self, array: Array) -> None:
-        self.array = array
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return self.array if dtype is None else self.array.astype(dtype)
-
-
-@every_function
-def test_objects_with_an_array(name: str, rng: np.random.Generator) -> None:
-    x = rng.normal(size=(3, 20))
-    np.testing.assert_array_equal(call(name, Viewable(x), -1), call(name, x, -1), strict=True)

@@ -39,7 +39,7 @@ def printed(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-# --- the count ---------------------------------------------------------------------------------------
+# --- the count --------------------------------------------------------------------------
 
 
 def test_set_and_get() -> None:
@@ -99,26 +99,34 @@ def test_context_manager_and_exceptions() -> None:
     assert get_num_threads() == 2
 
 
-def test_context_manager_undoes_what_was_set_within() -> None:
-    set_num_threads(2)
+def test_the_innermost_block_wins_over_what_is_set_within() -> None:
+    """`set_num_threads` sets the process's count: it shows once this thread's block has ended."""
     with threads(1):
         set_num_threads(2)
-        set_num_threads(1)
+        assert get_num_threads() == 1
     assert get_num_threads() == 2
 
 
-def test_context_managers_of_many_threads_end_where_they_began() -> None:
+def test_a_block_is_its_threads_own() -> None:
+    """And what is set is everyone's."""
     set_num_threads(2)
-    x = np.ones((8, 100))
+    entered, seen = threading.Barrier(2), []
 
-    def work(n: int) -> int:
-        with threads(1 + n % 2):
-            fastsoftmax.softmax(x, axis=-1)
-        return get_num_threads()
+    def other() -> None:
+        entered.wait(timeout=60)
+        seen.append(get_num_threads())
+        set_num_threads(3)
+        entered.wait(timeout=60)
 
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(work, range(200))) <= {1, 2}
-    assert get_num_threads() in (1, 2)
+    worker = threading.Thread(target=other)
+    worker.start()
+    with threads(1):
+        entered.wait(timeout=60)
+        entered.wait(timeout=60)
+        assert get_num_threads() == 1
+    worker.join()
+    assert seen == [2]
+    assert get_num_threads() == 3
 
 
 @pytest.mark.parametrize("value", ["1", "2", " 2 "])
@@ -148,7 +156,7 @@ def test_an_empty_environment_variable_is_none() -> None:
     assert printed(code, FASTSOFTMAX_NUM_THREADS="") == printed(code)
 
 
-# --- the same bits every time ------------------------------------------------------------------------
+# --- the same bits every time -----------------------------------------------------------
 
 LARGER = {
     "many-rows": ((6000, 100), -1),
@@ -215,11 +223,11 @@ def test_a_batch_of_one_is_the_row_of_a_batch(
             np.testing.assert_array_equal(as_column[:, 0], outputs[name][row])
 
 
-# --- many callers ------------------------------------------------------------------------------------
+# --- many callers -----------------------------------------------------------------------
 
 
 def test_eight_python_threads_at_once(rng: np.random.Generator) -> None:
-    """Small and large, so that plain calls and launches meet; each checked against its own answer."""
+    """Small and large, so that plain calls and launches meet; each against its own answer."""
     inputs = [
         (rng.normal(0, 4, shape).astype(dtype), axis)
         for shape, axis in LARGER.values()
@@ -255,10 +263,8 @@ COMPARE = """
 @pytest.mark.parametrize("layer", ["", "workqueue"])
 def test_forked_child_after_use(layer: str) -> None:
     """And its child in turn; the parent goes on."""
-    code = (
-        textwrap.dedent(COMPARE)
-        + textwrap.dedent(
-            """
+    code = textwrap.dedent(COMPARE) + textwrap.dedent(
+        """
         expected = answers()
 
         def in_a_child(work):
@@ -277,7 +283,6 @@ def test_forked_child_after_use(layer: str) -> None:
 
         print(in_a_child(child), in_a_child(child), answers() == expected)
         """
-        )
     )
     environment = {"NUMBA_THREADING_LAYER": layer} if layer else {}
     assert printed(code, **environment) == "0 0 True"
@@ -286,10 +291,8 @@ def test_forked_child_after_use(layer: str) -> None:
 @needs_fork
 def test_multiprocessing_by_fork() -> None:
     """The workers of a data loader: forked after use, several at once."""
-    code = (
-        textwrap.dedent(COMPARE)
-        + textwrap.dedent(
-            """
+    code = textwrap.dedent(COMPARE) + textwrap.dedent(
+        """
         import multiprocessing
         expected = answers()
         def work(_):
@@ -297,17 +300,14 @@ def test_multiprocessing_by_fork() -> None:
         with multiprocessing.get_context("fork").Pool(3) as pool:
             print(all(pool.map(work, range(6))))
         """
-        )
     )
     assert printed(code) == "True"
 
 
 def test_workqueue_layer_with_eight_threads() -> None:
     """That layer aborts the process when two threads launch at once."""
-    code = (
-        textwrap.dedent(COMPARE)
-        + textwrap.dedent(
-            """
+    code = textwrap.dedent(COMPARE) + textwrap.dedent(
+        """
         expected = answers()
         right = []
         def work():
@@ -317,7 +317,6 @@ def test_workqueue_layer_with_eight_threads() -> None:
         for worker in workers: worker.join()
         print(len(right), all(right), fastsoftmax.show_config(mode="dicts")["threading_layer"])
         """
-        )
     )
     count, right, layer = printed(code, NUMBA_THREADING_LAYER="workqueue").split(maxsplit=2)
     assert (count, right) == ("8", "True")
@@ -325,13 +324,10 @@ def test_workqueue_layer_with_eight_threads() -> None:
 
 
 def test_the_layers_agree_to_the_bit() -> None:
-    code = (
-        textwrap.dedent(COMPARE)
-        + textwrap.dedent(
-            """
+    code = textwrap.dedent(COMPARE) + textwrap.dedent(
+        """
         import hashlib
         print(hashlib.sha256(b"".join(answers())).hexdigest())
         """
-        )
     )
     assert printed(code) == printed(code, NUMBA_THREADING_LAYER="workqueue")

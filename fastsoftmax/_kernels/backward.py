@@ -12,7 +12,6 @@ from .columns import column_fold, load_sum, store_sum
 from .jit import by_type, inlined, piece
 from .memory import lanes_of, load, store
 from .online import across, add, empty_sum, frame, shrink_of, term
-from .rows import spread
 from .simd import f32x16, full, narrow, width
 
 
@@ -68,7 +67,7 @@ def backward_row(summand, gradient):
             d = summand_at(like, g, y, row, j + 3 * w, max(n - j - 3 * w, 0))
             sums = add(sums, (a + b) + (c + d))
         number, rest = across(like, sums)
-        total, _ = spread(like, number, rest)
+        total = full(like, number + rest)
         j = 0
         while j < n:
             count = min(w, n - j)

@@ -157,13 +157,12 @@ def exp_pair(v, tail):
 
 
 @inlined
-def log1p_pair(r, rest):
-    """``log(1 + r + rest)`` for ``r >= 0`` in float64, as a leading part and its rest.
+def log_pair(whole, lost):
+    """``log(whole + lost)`` in float64 for a positive normal `whole`, as a leading part and its rest.
 
-    ``1 + r = 2**k * u`` with `u` in [sqrt(1/2), sqrt(2)); ``log u = 2*atanh(s)``, ``s = (u-1)/(u+1)``: the
-    scheme of fdlibm's e_log.c, kept in two parts so that ``m + log1p(r)`` rounds once.
+    ``whole = 2**k * u`` with `u` in [sqrt(1/2), sqrt(2)); ``log u = 2*atanh(s)``, ``s = (u-1)/(u+1)``: the
+    scheme of fdlibm's e_log.c, kept in two parts so that ``m + log(...)`` rounds once.
     """
-    whole, lost = two_sum(full(r, 1.0), r)
     # The distance of the bits of sqrt(1/2) and 1 carries into the exponent where u would reach sqrt(2).
     exponent = ((bits(whole) + 0x95F619980C433) >> 52) - 1023
     f = from_bits(bits(whole) - (exponent << 52)) - 1.0
@@ -172,9 +171,16 @@ def log1p_pair(r, rest):
     square = 0.5 * f * f
     k = from_bits(exponent + _MAGIC_BITS) - _MAGIC
     lead, low = two_sum(k * _LN2_SHORT, f)
-    low = low + (s * fma(_ATANH(z), z, square) - square) + fma(k, _LN2_SHORT_REST, (lost + rest) / whole)
+    low = low + (s * fma(_ATANH(z), z, square) - square) + fma(k, _LN2_SHORT_REST, lost / whole)
     total = lead + low
     return total, (lead - total) + low
+
+
+@inlined
+def log1p_pair(r, rest):
+    """``log(1 + r + rest)`` in float64 for ``r > -1``, as a pair; all digits hold for a small `r`."""
+    whole, lost = two_sum(full(r, 1.0), r)
+    return log_pair(whole, lost + rest)
 
 
 _MAGIC = DOUBLE.magic

@@ -1,7 +1,8 @@
 """The loops over an array, one for each layout, and the kernels: each loop with each operation's work.
 
-A loop shares its units among `tasks`, which are the iterations of a `prange`: run by one thread when compiled
-serial, by several when compiled parallel. Which thread does what never changes a result.
+A loop shares its units among `tasks` and does those from `first` to `last`. They are the iterations of a
+`prange`: one thread runs them when compiled serial, several when compiled parallel. Which thread does what
+never changes a result.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ import numpy as np
 from numba import prange
 from numba.core import types
 
-from . import backward, columns, rows, split
+from . import backward, columns, rows, split, weighted
 from .jit import NUMBER, SCALE, Argument, Kernel, by_type, read, write
 from .memory import lanes_of, load_columns, store_columns
-from .online import BLOCK
+from .lengths import BLOCK
 from .simd import f32x16, width
 
 
 def over_rows(work):
     """``work(x, out, row, extra)`` for each row of ``x[row, class]``."""
 
-    def loop(x, out, tasks, extra):
+    def loop(x, out, first, last, tasks, extra):
         n = x.shape[0]
-        for task in prange(tasks):
+        for task in prange(first, last):
             for row in range(n * task // tasks, n * (task + 1) // tasks):
                 work(x, out, row, extra)
 
@@ -32,11 +33,11 @@ def over_rows(work):
 def over_columns(work):
     """``work(x, out, outer, inner, count, extra, sums)`` for each vector of columns of ``x[outer, class, inner]``."""
 
-    def loop(x, out, tasks, extra):
+    def loop(x, out, first, last, tasks, extra):
         w, inner = width(lanes_of(x)), x.shape[2]
         across = (inner + w - 1) // w
         units = x.shape[0] * across
-        for task in prange(tasks):
+        for task in prange(first, last):
             sums = np.empty((2 * w, 8), np.float64)
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
                 o, i = unit // across, unit % across * w
@@ -51,10 +52,10 @@ def over_columns(work):
 def over_narrow(work):
     """The work on columns, for L rows of at most L classes at once: through a transposed tile."""
 
-    def loop(x, out, tasks, extra):
+    def loop(x, out, first, last, tasks, extra):
         w, n = width(lanes_of(x)), x.shape[0]
         groups = (n + w - 1) // w
-        for task in prange(tasks):
+        for task in prange(first, last):
             sums = np.empty((2 * w, 8), np.float64)
             tile, result = tile_scratch(lanes_of(x)), tile_scratch(lanes_of(x))
             logits, written = tile[:, : x.shape[1]], result[:, : out.shape[1]]
@@ -74,11 +75,11 @@ def tile_scratch(like):
     return lambda like: np.empty((1, size, size), dtype)
 
 
-def over_blocks_first(x, states, tasks, extra):
+def over_blocks_first(x, states, first, last, tasks, extra):
     """The states of all blocks of all rows."""
     blocks = states.shape[1]
     units = x.shape[0] * blocks
-    for task in prange(tasks):
+    for task in prange(first, last):
         for unit in range(units * task // tasks, units * (task + 1) // tasks):
             split.state_of_block(x, states, unit // blocks, unit % blocks, extra)
 
@@ -86,18 +87,22 @@ def over_blocks_first(x, states, tasks, extra):
 def over_blocks(work):
     """``work(x, out, states, row, start, stop, extra)`` for runs of blocks of each row."""
 
-    def loop(x, out, states, tasks, extra):
+    def loop(x, out, states, first, last, tasks, extra):
         blocks, n = states.shape[1], x.shape[1]
         units = x.shape[0] * blocks
-        for task in prange(tasks):
-            unit, last = units * task // tasks, units * (task + 1) // tasks
-            while unit < last:
+        for task in prange(first, last):
+            unit, stop = units * task // tasks, units * (task + 1) // tasks
+            while unit < stop:
                 row, block = unit // blocks, unit % blocks
-                end = min(block + last - unit, blocks)
+                end = min(block + stop - unit, blocks)
                 work(x, out, states, row, block * BLOCK, min(end * BLOCK, n), extra)
                 unit += end - block
 
     return loop
+
+
+# first, last, tasks
+TASKS = (NUMBER, NUMBER, NUMBER)
 
 
 def _kernels(operation: str, extra: tuple[Argument, Argument], **layouts):
@@ -106,11 +111,11 @@ def _kernels(operation: str, extra: tuple[Argument, Argument], **layouts):
     made = {}
     for layout, loop in layouts.items():
         if layout == "split":
-            arguments = (read(2), write(2), read(3, types.float64), NUMBER, flat)
+            arguments = (read(2), write(2), read(3, types.float64), *TASKS, flat)
         elif layout == "columns":
-            arguments = (read(3), write(3), NUMBER, deep)
+            arguments = (read(3), write(3), *TASKS, deep)
         else:
-            arguments = (read(2), write(2), NUMBER, flat)
+            arguments = (read(2), write(2), *TASKS, flat)
         made[layout] = Kernel(f"{operation}_{layout}", loop, arguments)
     return made
 
@@ -154,8 +159,10 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         columns=over_columns(backward.log_softmax_backward_columns),
     ),
 }
+# log|sum(b * exp(a))| and its sign, float64 alone.
+WEIGHTED = Kernel("weighted_rows", over_rows(weighted.weighted_row), (read(2), write(2), *TASKS, read(2)))
 
 # The first launch of every split operation.
 BLOCK_STATES = Kernel(
-    "block_states", over_blocks_first, (read(2), write(3, types.float64), NUMBER, SCALE)
+    "block_states", over_blocks_first, (read(2), write(3, types.float64), *TASKS, SCALE)
 )

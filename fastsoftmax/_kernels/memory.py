@@ -14,6 +14,7 @@ from numba.core import types
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
+from .half import from_lanes, to_lanes
 from .simd import (
     COMPUTED_IN,
     VectorType,
@@ -22,8 +23,6 @@ from .simd import (
     _llvm,
     _splat,
     bfloat16,
-    f32x16,
-    f64x8,
 )
 
 _I32 = ir.IntType(32)
@@ -70,37 +69,6 @@ def _first_lanes(builder: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value
     return builder.icmp_signed("<", index, _splat(builder, count, lanes))
 
 
-def _to_lanes(builder: ir.IRBuilder, raw: ir.Value, dtype: types.Type, lanes: VectorType) -> ir.Value:
-    if dtype == bfloat16:
-        word = ir.VectorType(_I32, lanes.lanes)
-        shift = ir.Constant(word, [16] * lanes.lanes)
-        raw = builder.shl(builder.zext(raw, word), shift)
-        raw = builder.bitcast(raw, ir.VectorType(ir.FloatType(), lanes.lanes))
-    elif dtype == types.float16:
-        raw = builder.bitcast(raw, ir.VectorType(ir.HalfType(), lanes.lanes))
-    return raw if raw.type == _llvm(lanes) else builder.fpext(raw, _llvm(lanes))
-
-
-def _from_lanes(builder: ir.IRBuilder, value: ir.Value, dtype: types.Type, count: int) -> ir.Value:
-    if dtype == types.float16:
-        half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), count))
-        return builder.bitcast(half, ir.VectorType(ir.IntType(16), count))
-    if dtype == bfloat16:
-        # To nearest, ties to even: add half a unit less the parity bit, then cut. NaN would overflow into
-        # the sign, so it becomes the quiet one.
-        word = ir.VectorType(_I32, count)
-
-        def spread(number: int) -> ir.Constant:
-            return ir.Constant(word, [number] * count)
-
-        whole = builder.bitcast(value, word)
-        parity = builder.and_(builder.lshr(whole, spread(16)), spread(1))
-        rounded = builder.lshr(builder.add(builder.add(whole, spread(0x7FFF)), parity), spread(16))
-        nan = builder.fcmp_unordered("uno", value, value)
-        return builder.trunc(builder.select(nan, spread(0x7FC0), rounded), ir.VectorType(ir.IntType(16), count))
-    return value
-
-
 def _countable(count: types.Type) -> bool:
     return isinstance(count, (types.Integer, types.NoneType))
 
@@ -119,11 +87,11 @@ def load(typingctx, like, array, index, count, absent):
         raw = ir.VectorType(address.type.pointee, like.lanes)
         if isinstance(count, types.NoneType):
             value = builder.load(builder.bitcast(address, raw.as_pointer()), align=1)
-            return _to_lanes(builder, value, array.dtype, like)
+            return to_lanes(context, builder, value, array.dtype, like)
         active = _first_lanes(builder, context.cast(builder, args[3], count, types.int64), like.lanes)
         value = _masked_load(builder, address, raw, active)
         otherwise = _as_vector(context, builder, args[4], absent, like)
-        return builder.select(active, _to_lanes(builder, value, array.dtype, like), otherwise)
+        return builder.select(active, to_lanes(context, builder, value, array.dtype, like), otherwise)
 
     return signature(like, like, array, index, count, absent), codegen
 
@@ -136,7 +104,7 @@ def store(typingctx, array, index, value, count):
 
     def codegen(context, builder, sig, args):
         address = _address(context, builder, args[0], array, args[1], index)
-        raw = _from_lanes(builder, args[2], array.dtype, value.lanes)
+        raw = from_lanes(context, builder, args[2], array.dtype)
         if isinstance(count, types.NoneType):
             builder.store(raw, builder.bitcast(address, raw.type.as_pointer()), align=1)
         else:
@@ -218,7 +186,7 @@ def load_columns(typingctx, tile, array, row, rows, columns):
             present = builder.icmp_signed("<", row_count.type(i), row_count)
             active = _first_lanes(builder, builder.select(present, column_count, column_count.type(0)), lanes.lanes)
             value = _masked_load(builder, address, raw, active)
-            loaded.append(_to_lanes(builder, value, array.dtype, lanes))
+            loaded.append(to_lanes(context, builder, value, array.dtype, lanes))
         for j, column in enumerate(_transpose(builder, loaded)):
             pointer = _tile_row(context, builder, tile_value, sig.args[0], j, column.type)
             builder.store(column, pointer, align=1)
@@ -248,7 +216,7 @@ def store_columns(typingctx, array, tile, row, rows, columns):
             address = _address(context, builder, array_value, array, index, index_type)
             present = builder.icmp_signed("<", row_count.type(i), row_count)
             active = _first_lanes(builder, builder.select(present, column_count, column_count.type(0)), lanes.lanes)
-            _masked_store(builder, _from_lanes(builder, value, array.dtype, lanes.lanes), address, active)
+            _masked_store(builder, from_lanes(context, builder, value, array.dtype), address, active)
         return context.get_dummy_value()
 
     return types.none(array, tile, types.int64, types.int64, types.int64), codegen

@@ -10,7 +10,7 @@ what makes a row's bits independent of the layout it came in:
   (TwoSum) for float64 terms;
 * the L sums of a row are folded by halves: lane i and i + L/2, and so on.
 
-A row longer than `BLOCK` has a state ``(m, r)`` for each of its blocks, with
+A row longer than `SHORT_ROW` has a state ``(m, r)`` for each of its blocks, with
 ``sum(exp(x)) = exp(m) * (1 + r)``, merged in order (Milakov & Gimelshein, arXiv:1805.02867). Keeping the
 largest term out of `r` keeps the digits of a log-probability near zero (scipy#18295).
 """
@@ -30,11 +30,6 @@ from .elementary import (
 )
 from .jit import by_type, inlined
 from .simd import doubles, f32x16, fma, from_bits, full, half_of, lane, rotate, select
-
-# Part of every long row's numeric definition, not a matter of tuning: see the order of sums above. A short row
-# is visited while it is in cache; a block of a long one is 64 KB of float32, so its second visit is as well.
-SHORT_ROW = 65536
-BLOCK = 16384
 
 # From here on m itself is taken out of x: x - m is then exact for every x whose term counts (Sterbenz), while
 # the whole number nearest x / ln 2 would soon have no place left in the mantissa.

@@ -13,9 +13,8 @@ from numba.core import types
 from .elementary import two_sum
 from .jit import by_type, inlined, piece
 from .memory import lanes_of, load, store
+from .lengths import BLOCK, SHORT_ROW
 from .online import (
-    BLOCK,
-    SHORT_ROW,
     across,
     add,
     at_infinity,

@@ -1,0 +1,107 @@
+"""Arrays that no kernel reads as they lie, block by block through a buffer that stays in cache.
+
+Masks, integers, other byte orders, class axes that are no single axis: a block of rows is copied to the buffer in the
+type it is computed in, worked on there, and its result copied to where it belongs. Nothing of the input's size
+is made, unless one row has it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+# What work does with a block: from rows of logits to rows of results, which may be the same array.
+Work = Callable[..., None]
+
+
+class Blocks:
+    """The rows of some arrays, in blocks.
+
+    Parameters
+    ----------
+    arrays
+        What is read: arrays of one shape.
+    out
+        What is written: of that shape, or smaller along the class axes.
+    axes
+        The class axes, sorted.
+    dtype
+        The type to compute in.
+    room
+        Elements of a block, but at least a row.
+    where
+        A mask of the shape of the arrays, or None.
+    absent
+        What stands for the elements of each array where the mask is False.
+    masked
+        What an `out` of the arrays' shape holds there.
+    """
+
+    def __init__(
+        self,
+        arrays: tuple[np.ndarray, ...],
+        out: np.ndarray,
+        axes: tuple[int, ...],
+        dtype: np.dtype,
+        room: int,
+        where: np.ndarray | None,
+        absent: tuple[float, ...],
+        masked: float,
+    ) -> None:
+        ndim = arrays[0].ndim
+        order = [i for i in range(ndim) if i not in axes] + list(axes)
+        self._arrays = tuple(array.transpose(order) for array in arrays)
+        self._out = out.transpose(order)
+        self._where = None if where is None else where.transpose(order)
+        self._lead = ndim - len(axes)
+        self._dtype = dtype
+        self._absent = absent
+        self._masked = masked
+        self._classes = math.prod(self._arrays[0].shape[self._lead :])
+        self._results = math.prod(self._out.shape[self._lead :])
+        self.indices = list(self._cut(max(1, room // max(1, self._classes))))
+
+    def _cut(self, rows: int) -> Iterator[tuple[int | slice, ...]]:
+        """Indices of blocks of at most about `rows` rows: a slice of one axis, whole ones behind it."""
+        shape = self._arrays[0].shape[: self._lead]
+        axis = self._lead
+        inside = 1
+        while axis and inside * shape[axis - 1] <= rows:
+            axis -= 1
+            inside *= shape[axis]
+        if axis == 0:
+            yield ()
+            return
+        step = max(1, rows // inside)
+        for position in itertools.product(*(range(size) for size in shape[: axis - 1])):
+            for start in range(0, shape[axis - 1], step):
+                yield (*position, slice(start, start + step))
+
+    def do(self, index: int, work: Work) -> None:
+        """Read one block, do the work on it, write its result."""
+        at = self.indices[index]
+        where = None if self._where is None else self._where[at]
+        rows = [
+            self._read(array[at], where, absent)
+            for array, absent in zip(self._arrays, self._absent, strict=True)
+        ]
+        out = self._out[at]
+        whole = self._results == self._classes
+        result = rows[0] if whole else np.empty((len(rows[0]), self._results), self._dtype)
+        work(*rows, result)
+        written = result.reshape(out.shape)
+        if where is not None and whole:
+            np.copyto(written, self._masked, where=~where)
+        np.copyto(out, written, casting="same_kind")
+
+    def _read(self, block: np.ndarray, where: np.ndarray | None, absent: float) -> np.ndarray:
+        rows = np.empty(block.shape, self._dtype)
+        if where is None:
+            np.copyto(rows, block, casting="unsafe")
+        else:
+            rows.fill(absent)
+            np.copyto(rows, block, where=where, casting="unsafe")
+        return rows.reshape(-1, self._classes)

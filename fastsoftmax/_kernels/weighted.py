@@ -1,0 +1,73 @@
+"""``log|sum(b * exp(a))|`` and its sign, in float64: the log-sum-exp with weights of SciPy.
+
+Weights of both signs may cancel, and no order of summation mends that, so the sum is carried with its rounding
+errors and everything is float64, whatever the type of the logits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .elementary import log_pair, two_sum
+from .jit import inlined, piece
+from .memory import load
+from .online import across, add, empty_sum, frame, shrink_of, term
+from .rows import nan_in, row_top, scalar
+from .simd import doubles, fma, full, width
+
+_LN2, _LN2_REST = 0.6931471805599453, 2.3190468138462996e-17
+
+
+@piece
+def weighted_row(a, out, row, b):
+    """``out[row] = log|s|, sign(s)`` with ``s = sum(b[row] * exp(a[row]))``; a weight of 0 counts nothing."""
+    like, n = doubles(0.0), a.shape[1]
+    w = width(like)
+    top = row_top(like, a, row, 0, n)
+    m = scalar(top)
+    if m - m != 0.0:
+        out[row, 0], out[row, 1] = infinite(like, a, b, row, m)
+        return
+    shape = frame(top, None)
+    total = empty_sum()
+    j = 0
+    while j < n:
+        e = term(load(like, a, (row, j), n - j, -np.inf), shape, None)
+        weight = load(like, b, (row, j), n - j, 0.0)
+        total = add(total, weight * e)
+        total = add(total, fma(weight, e, 0.0 - weight * e))
+        j += w
+    number, rest = across(like, total)
+    number, rest = two_sum(number, rest)
+    if number != number or number == 0.0:
+        out[row, 0] = -np.inf if number == 0.0 else number
+        out[row, 1] = number
+        return
+    sign = 1.0 if number > 0.0 else -1.0
+    shrink = shrink_of(like)
+    log, log_rest = log_pair(abs(number) * shrink, sign * rest * shrink)
+    # The terms were exp(a - shift) * 2**-k: put both back.
+    k = scalar(shape[3])
+    back, lost = two_sum(k * _LN2, scalar(shape[0]))
+    lost += fma(k, _LN2, 0.0 - k * _LN2) + k * _LN2_REST
+    s, lost_again = two_sum(back, log)
+    out[row, 0] = s + (lost_again + lost + log_rest)
+    out[row, 1] = sign
+
+
+@inlined
+def infinite(like, a, b, row, m):
+    """The result where the maximum is infinite: what the weights of +inf sum to decides, as inf * b does."""
+    nan = nan_in(like, a, row, 0, a.shape[1])
+    if nan != nan:
+        return nan, nan
+    if m < 0.0:
+        return m, 0.0
+    positive = negative = False
+    for j in range(a.shape[1]):
+        if a[row, j] == np.inf:
+            positive |= b[row, j] > 0.0
+            negative |= b[row, j] < 0.0
+    if positive == negative:  # inf - inf, or a weight that is NaN
+        return np.nan, np.nan
+    return np.inf, 1.0 if positive else -1.0

@@ -1,0 +1,95 @@
+"""Which kernel, how many tasks, and why: decided from shape, dtype and machine alone, never from data.
+
+A plan may choose tasks by cost and cache; it never changes the order of a sum (see `_kernels.online`).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from . import _machine
+from ._kernels.lengths import BLOCK, LANES, SHORT_ROW
+
+# Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of threads costs
+# 3 to 5 us, so work of twice that is shared.
+WORTH_SHARING_NS = 10_000
+ROW_NS = 40
+NARROW_ROW_NS = 6
+ELEMENT_NS = {"float32": 0.35, "float16": 0.6, "bfloat16": 0.6, "float64": 1.0}
+
+HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"})
+HAS_SPLIT = HAS_NARROW
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one call is carried out.
+
+    Attributes
+    ----------
+    operation, dtype
+        What is computed, and on which elements.
+    kernel
+        "rows", "narrow" (a few classes, many rows at once), "columns" (classes on a strided axis) or "split"
+        (long rows shared out by blocks).
+    tasks
+        Parts that the work is cut into; 1 is a plain call.
+    block
+        Elements of a row that one state covers; the whole row unless it is long.
+    reason
+        Why, in words.
+    """
+
+    operation: str
+    dtype: str
+    kernel: str
+    tasks: int
+    block: int
+    reason: str
+
+
+@functools.lru_cache(maxsize=4096)
+def rows(operation: str, dtype: str, count: int, classes: int, threads: int) -> Plan:
+    """Plan for ``x[row, class]`` with contiguous classes."""
+    lanes = LANES[dtype]
+    if classes > SHORT_ROW:
+        blocks = -(-classes // BLOCK)
+        cost = count * classes * ELEMENT_NS[dtype]
+        tasks = _tasks(cost, count * blocks, threads)
+        if count < tasks and operation in HAS_SPLIT:
+            reason = f"{count} long rows for {tasks} threads: blocks are shared out"
+            return Plan(operation, dtype, "split", tasks, BLOCK, reason)
+        tasks = min(tasks, count)
+        return Plan(operation, dtype, "rows", tasks, BLOCK, "long rows, one after the other")
+    if classes < lanes and count >= lanes // 2 and operation in HAS_NARROW:
+        groups = -(-count // lanes)
+        tasks = _tasks(count * (NARROW_ROW_NS + classes), groups, threads)
+        reason = f"fewer than {lanes} classes: {lanes} rows at once"
+        return Plan(operation, dtype, "narrow", tasks, classes, reason)
+    cost = count * (ROW_NS + classes * ELEMENT_NS[dtype])
+    return Plan(operation, dtype, "rows", _tasks(cost, count, threads), classes, "contiguous rows")
+
+
+@functools.lru_cache(maxsize=4096)
+def columns(
+    operation: str, dtype: str, outer: int, classes: int, inner: int, threads: int
+) -> Plan:
+    """Plan for ``x[outer, class, inner]`` with contiguous inner elements and at most `SHORT_ROW` classes."""
+    lanes = LANES[dtype]
+    units = outer * -(-inner // lanes)
+    cost = units * (ROW_NS + classes * lanes * ELEMENT_NS[dtype])
+    reason = f"classes on a strided axis: {lanes} columns at once"
+    return Plan(operation, dtype, "columns", _tasks(cost, units, threads), classes, reason)
+
+
+def _tasks(cost_ns: float, units: int, threads: int) -> int:
+    """As many tasks as threads if the work is worth a launch, and no more than there are units."""
+    if threads == 1 or cost_ns < WORTH_SHARING_NS:
+        return 1
+    return max(1, min(threads, units))
+
+
+def scratch_elements(itemsize: int) -> int:
+    """Elements of the buffer for arrays that no kernel reads as they lie: a quarter of the second cache."""
+    return max(1024, _machine.caches()["l2"] // 4 // itemsize)
