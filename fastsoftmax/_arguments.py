@@ -77,7 +77,7 @@ def array_of(x: Any, name: str) -> np.ndarray:
     except TypeError as error:
         raise TypeError(f"{name} of type {type(x).__name__} cannot be read as an array: {error}") from error
     kind = array.dtype.kind
-    if kind in "iub" or (kind == "f" and array.itemsize <= 8) or dtype_name(array.dtype):
+    if kind in "iub" or dtype_name(array.dtype.newbyteorder("=")) or dtype_name(array.dtype):
         return array
     advice = {
         "c": "take its real part",
@@ -95,7 +95,7 @@ def axes_of(axis: Any, ndim: int) -> tuple[int, ...]:
     """The class axes, sorted and without sign; None means all."""
     if axis is None:
         return tuple(range(ndim))
-    wanted = axis if isinstance(axis, (tuple, list)) else (axis,)
+    wanted = axis if isinstance(axis, tuple) else (axis,)
     try:
         numbers = tuple(operator.index(a) for a in wanted)
     except TypeError:
@@ -150,9 +150,11 @@ def mask_of(where: Any, shape: tuple[int, ...]) -> np.ndarray | None:
 def scale_of(temperature: Any) -> tuple[float, float, float, float] | None:
     """``1/temperature`` as a pair of float32 and a pair of float64 numbers; None for 1."""
     try:
+        if isinstance(temperature, (str, bytes)) or np.ndim(temperature):
+            raise TypeError
         t = float(temperature)
     except (TypeError, ValueError):
-        raise TypeError(f"temperature is {temperature!r}: give a positive number") from None
+        raise TypeError(f"temperature is {temperature!r}: give one positive number") from None
     if not LEAST_TEMPERATURE <= t <= MOST_TEMPERATURE:
         raise ValueError(
             f"temperature is {temperature!r}: give a finite number above 0 "
@@ -180,7 +182,7 @@ def out_of(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if not out.flags.writeable:
         raise ValueError("out is read-only: give an array that can be written")
     if any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
-        raise ValueError("out is broadcast, several of its elements are one: give an array of its own")
+        raise ValueError("out is broadcast, elements of it overlap: give an array of its own memory")
     return np.asarray(out)
 
 
@@ -194,6 +196,7 @@ def elementwise(x: Any, axis: Any, where: Any, temperature: Any, dtype: Any, out
         and x.dtype in _NAMES
         and where is None
         and dtype is None
+        and type(temperature) is float
         and temperature == 1.0
         and (axis == -1 or axis == x.ndim - 1)
         and x.flags.c_contiguous

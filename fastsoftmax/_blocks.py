@@ -83,12 +83,12 @@ class Blocks:
     def do(self, index: int, work: Work) -> None:
         """Read one block, do the work on it, write its result."""
         at = self.indices[index]
-        where = None if self._where is None else self._where[at]
+        where = None if self._where is None else self._where[(*at, ...)]
         rows = [
-            self._read(array[at], where, absent)
+            self._read(array[(*at, ...)], where, absent)
             for array, absent in zip(self._arrays, self._absent, strict=True)
         ]
-        out = self._out[at]
+        out = self._out[(*at, ...)]  # the ellipsis keeps a view where nothing is left to index
         whole = self._results == self._classes
         result = rows[0] if whole else np.empty((len(rows[0]), self._results), self._dtype)
         work(*rows, result)

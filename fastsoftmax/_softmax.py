@@ -76,7 +76,8 @@ def softmax(
     array([0.73105858, 0.        , 0.26894142])
     """
     request = _arguments.elementwise(x, axis, where, temperature, dtype, out)
-    return _carry_out("softmax", request, masked=0.0)
+    result = _carry_out("softmax", request, masked=0.0)
+    return result if result.ndim or out is not None else result[()]
 
 
 def log_softmax(
@@ -130,7 +131,8 @@ def log_softmax(
     array([-4.24835426e-18, -4.00000000e+01])
     """
     request = _arguments.elementwise(x, axis, where, temperature, dtype, out)
-    return _carry_out("log_softmax", request, masked=-np.inf)
+    result = _carry_out("log_softmax", request, masked=-np.inf)
+    return result if result.ndim or out is not None else result[()]
 
 
 def logsumexp(

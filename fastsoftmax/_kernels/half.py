@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from .simd import VectorType, _llvm, bfloat16
+from .simd import VectorType, _llvm, bfloat16, float16
 
 _FLOAT, _WORD, _SHORT = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 
@@ -22,7 +22,7 @@ def to_lanes(context: Any, builder: ir.IRBuilder, raw: ir.Value, dtype: types.Ty
         word = ir.VectorType(_WORD, lanes.lanes)
         raw = builder.shl(builder.zext(raw, word), _all(word, 16))
         raw = builder.bitcast(raw, ir.VectorType(_FLOAT, lanes.lanes))
-    elif dtype == types.float16:
+    elif dtype == float16:
         if _converts_float16(context):
             raw = builder.bitcast(raw, ir.VectorType(ir.HalfType(), lanes.lanes))
         else:
@@ -33,7 +33,7 @@ def to_lanes(context: Any, builder: ir.IRBuilder, raw: ir.Value, dtype: types.Ty
 def from_lanes(context: Any, builder: ir.IRBuilder, value: ir.Value, dtype: types.Type) -> ir.Value:
     """Numbers as the elements to be stored, rounded."""
     count = value.type.count
-    if dtype == types.float16:
+    if dtype == float16:
         if not _converts_float16(context):
             return _narrow_by_integers(builder, value)
         half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), count))

@@ -11,7 +11,7 @@ from numba.core import types
 from numba.extending import overload
 
 from .cache import KernelCache, compiling
-from .simd import bfloat16
+from .simd import bfloat16, float16
 
 # No fast-math flag: the order of each sum is ours. `error_model="numpy"`: a division by zero gives inf or
 # nan like any vector instruction, and a kernel never raises.
@@ -75,7 +75,7 @@ NUMBER = Argument("number")
 DTYPES = {
     "float32": types.float32,
     "float64": types.float64,
-    "float16": types.float16,
+    "float16": float16,
     "bfloat16": bfloat16,
 }
 

@@ -23,13 +23,14 @@ from .simd import (
     _llvm,
     _splat,
     bfloat16,
+    float16,
 )
 
 _I32 = ir.IntType(32)
 _STORED_AS = {
     types.float32: ir.FloatType(),
     types.float64: ir.DoubleType(),
-    types.float16: ir.IntType(16),
+    float16: ir.IntType(16),
     bfloat16: ir.IntType(16),
 }
 

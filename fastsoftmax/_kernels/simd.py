@@ -43,14 +43,14 @@ class MaskType(types.Type):
         super().__init__(name=f"mask({lanes})")
 
 
-class BFloat16Type(types.Type):
-    """Element type of bfloat16 arrays. Numba has none; kernels only ever load and store it."""
+class HalfType(types.Type):
+    """Element type of an array of a half type: Numba has none for CPUs, and kernels only load and store them."""
 
-    def __init__(self) -> None:
-        super().__init__(name="bfloat16")
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name)
 
 
-bfloat16 = BFloat16Type()
+float16, bfloat16 = HalfType("float16"), HalfType("bfloat16")
 f32x16 = VectorType(types.float32, 16)
 i32x16 = VectorType(types.int32, 16)
 f64x8 = VectorType(types.float64, 8)
@@ -59,7 +59,7 @@ i64x8 = VectorType(types.int64, 8)
 # The lanes that an array's elements are computed in.
 COMPUTED_IN = {
     types.float32: f32x16,
-    types.float16: f32x16,
+    float16: f32x16,
     bfloat16: f32x16,
     types.float64: f64x8,
 }
@@ -77,9 +77,9 @@ class _MaskModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(dmm, fe_type, ir.VectorType(ir.IntType(1), fe_type.lanes))
 
 
-@register_default(BFloat16Type)
-class _BFloat16Model(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, dmm: Any, fe_type: BFloat16Type) -> None:
+@register_default(HalfType)
+class _HalfModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: HalfType) -> None:
         super().__init__(dmm, fe_type, ir.IntType(16))
 
 
