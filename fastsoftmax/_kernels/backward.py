@@ -40,15 +40,15 @@ def log_softmax_gradient(g, y, total):
     return g - e * (total * shrink_of(y))
 
 
-def backward_row(summand, gradient):
-    """The work on one row, from what is summed and what is written."""
+def backward_rows(summand, gradient):
+    """The work on a run of rows, from what is summed and what is written."""
 
     @inlined
     def summand_at(like, g, y, row, j, count):
         return summand(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0))
 
-    @piece
-    def work(g, out, row, y):
+    @inlined
+    def one(g, out, row, y):
         like, n = lanes_of(g), g.shape[1]
         w = width(like)
         sums = empty_sum()
@@ -74,6 +74,11 @@ def backward_row(summand, gradient):
             dx = gradient(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0), total)
             store(out, (row, j), dx, count)
             j += w
+
+    @piece
+    def work(g, out, first_row, last_row, y):
+        for row in range(first_row, last_row):
+            one(g, out, row, y)
 
     return work
 
@@ -118,7 +123,7 @@ def column_total(like, total):
     return lambda like, total: total[0] + total[1]
 
 
-softmax_backward_row = backward_row(product, softmax_gradient)
+softmax_backward_rows = backward_rows(product, softmax_gradient)
 softmax_backward_columns = backward_columns(product, softmax_gradient)
-log_softmax_backward_row = backward_row(first, log_softmax_gradient)
+log_softmax_backward_rows = backward_rows(first, log_softmax_gradient)
 log_softmax_backward_columns = backward_columns(first, log_softmax_gradient)

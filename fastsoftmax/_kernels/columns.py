@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import by_type, inlined, piece
-from .memory import lanes_of, load, store
+from .memory import lanes_of, load, store, view
 from .online import (
     add,
     at_infinity,
@@ -95,13 +95,13 @@ def column_fold(like, sums, present):
 @inlined
 def load_sum(sums, k):
     like = doubles(0.0)
-    return load(like, sums, (2 * k, 0), None, 0.0), load(like, sums, (2 * k + 1, 0), None, 0.0)
+    return load(like, sums, (0, 2 * k, 0), None, 0.0), load(like, sums, (0, 2 * k + 1, 0), None, 0.0)
 
 
 @inlined
 def store_sum(sums, k, total):
-    store(sums, (2 * k, 0), total[0], None)
-    store(sums, (2 * k + 1, 0), total[1], None)
+    store(sums, (0, 2 * k, 0), total[0], None)
+    store(sums, (0, 2 * k + 1, 0), total[1], None)
 
 
 @inlined
@@ -274,8 +274,9 @@ def logsumexp_columns(x, out, o, i, count, scale, sums):
             if lane(size, k) < NEAR_ZERO:
                 for j in range(n):
                     row[0, j] = lane(load(like, x, (o, j, i), count, 0.0), k)
-                again = refined(like, row, 0, np.float64(lane(totals, k)), scale)
+                again = refined(like, view(row), 0, np.float64(lane(totals, k)), scale)
                 store(out, (o, 0, i + k), full(like, again), 1)
+        row[0, 0] = 0.0  # it lives until here: a view keeps nothing alive
 
 
 @by_type

@@ -28,8 +28,7 @@ class Exponential(NamedTuple):
     magic: Any  # adding it leaves round-to-nearest in the lowest bits
     mantissa: int  # bits of it
     bias: int  # of the exponent
-    headroom: int  # terms are kept times 2**headroom, so that none of them is subnormal
-    reach: Any  # exp(-reach) is 0 in this type, and 2**(headroom - reach*log2e) is normal
+    headroom: int  # terms are kept times 2**headroom, so that none that counts is subnormal
     coefficients: tuple[Any, ...]  # (exp(r) - 1 - r)/r**2
 
 
@@ -45,7 +44,6 @@ SINGLE = Exponential(
     mantissa=23,
     bias=127,
     headroom=64,
-    reach=np.float32(130.0),
     coefficients=tuple(
         np.float32(c)
         for c in (
@@ -65,7 +63,6 @@ DOUBLE = Exponential(
     mantissa=52,
     bias=1023,
     headroom=512,
-    reach=760.0,
     coefficients=tuple(
         float.fromhex(c)
         for c in (
@@ -103,15 +100,20 @@ CURVES = {c: polynomial(c.coefficients) for c in (SINGLE, DOUBLE)}
 
 @by_type
 def nearest_exponent(v):
-    """``round(v / ln 2)`` as a floating number; right while ``|v|`` stays below 2**21."""
+    """``k = round(v / ln 2)``, and k as an integer that stands where an exponent does; for ``|v|`` below 2**21."""
     c = constants_of(v)
-    log2e, magic = c.log2e, c.magic
-    return lambda v: fma(v, log2e, magic) - magic
+    log2e, magic, mantissa = c.log2e, c.magic, c.mantissa
+
+    def nearest(v):
+        shifted = fma(v, log2e, magic)
+        return shifted - magic, bits(shifted) << mantissa
+
+    return nearest
 
 
 @by_type
 def exp_near(v, tail, k):
-    """``exp(v + tail) * 2**-k - 1`` for the `k` of `nearest_exponent`; `tail` may be None. NaN stays NaN."""
+    """``exp(v + tail) * 2**-k - 1`` for the `k` of `nearest_exponent`; `tail` is what `v` lost to rounding, or None."""
     c = constants_of(v)
     ln2, ln2_rest, curve = -c.ln2, -c.ln2_rest, CURVES[c]
 
@@ -126,14 +128,6 @@ def exp_near(v, tail, k):
     return plain if isinstance(tail, types.NoneType) else tailed
 
 
-@by_type
-def exponent_bits(k):
-    """The whole number `k` (floating), as an integer that stands where an exponent does."""
-    c = constants_of(k)
-    magic, mantissa = c.magic, c.mantissa
-    return lambda k: bits(k + magic) << mantissa
-
-
 @inlined
 def two_sum(a, b):
     """``a + b`` and what its rounding lost, exactly (Knuth, TAOCP 2, 4.2.2)."""
@@ -146,13 +140,13 @@ def two_sum(a, b):
 def exp_pair(v, tail):
     """``exp(v + tail)`` for ``v <= 0`` in float64, as a leading part and its rest; 0 far below -745."""
     v = select(v < -760.0, full(v, -760.0), v)
-    k = nearest_exponent(v)
+    k, exponent = nearest_exponent(v)
     t = exp_near(v, tail, k)
     e = t + 1.0
     # Two factors, for 2**-1097 is no number.
-    first = fma(k, 0.5, _MAGIC) - _MAGIC
+    first = ((exponent >> 52) >> 1) << 52
     one = bits(full(v, 1.0))
-    scale, other = from_bits(one + exponent_bits(first)), from_bits(one + exponent_bits(k - first))
+    scale, other = from_bits(one + first), from_bits(one + (exponent - first))
     return (e * scale) * other, ((t - (e - 1.0)) * scale) * other
 
 

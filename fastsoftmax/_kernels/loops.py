@@ -7,25 +7,24 @@ never changes a result.
 
 from __future__ import annotations
 
-import numpy as np
 from numba import prange
 from numba.core import types
 
 from . import backward, columns, rows, split, weighted
-from .jit import NUMBER, SCALE, Argument, Kernel, by_type, read, write
-from .memory import lanes_of, load_columns, store_columns
+from .jit import NUMBER, SCALE, Argument, Kernel, read, write
+from .memory import lanes_of, load_columns, scratch, store_columns, view, with_classes
 from .lengths import BLOCK
-from .simd import f32x16, width
+from .simd import doubles, width
 
 
 def over_rows(work):
-    """``work(x, out, row, extra)`` for each row of ``x[row, class]``."""
+    """``work(x, out, start, stop, extra)`` for runs of rows of ``x[row, class]``."""
 
     def loop(x, out, first, last, tasks, extra):
         n = x.shape[0]
         for task in prange(first, last):
-            for row in range(n * task // tasks, n * (task + 1) // tasks):
-                work(x, out, row, extra)
+            start, stop = n * task // tasks, n * (task + 1) // tasks
+            work(view(x), view(out), start, stop, view(extra))
 
     return loop
 
@@ -34,17 +33,18 @@ def over_columns(work):
     """``work(x, out, outer, inner, count, extra, sums)`` for each vector of columns of ``x[outer, class, inner]``."""
 
     def loop(x, out, first, last, tasks, extra):
-        w, inner = width(lanes_of(x)), x.shape[2]
+        w, inner = width(lanes_of(view(x))), x.shape[2]
         across = (inner + w - 1) // w
         units = x.shape[0] * across
         for task in prange(first, last):
-            sums = np.empty((2 * w, 8), np.float64)
+            logits, results, more = view(x), view(out), view(extra)
+            sums = scratch(doubles(0.0), 32)
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
                 o, i = unit // across, unit % across * w
                 if i + w <= inner:
-                    work(x, out, o, i, None, extra, sums)
+                    work(logits, results, o, i, None, more, sums)
                 else:
-                    work(x, out, o, i, inner - i, extra, sums)
+                    work(logits, results, o, i, inner - i, more, sums)
 
     return loop
 
@@ -53,26 +53,21 @@ def over_narrow(work):
     """The work on columns, for L rows of at most L classes at once: through a transposed tile."""
 
     def loop(x, out, first, last, tasks, extra):
-        w, n = width(lanes_of(x)), x.shape[0]
+        w, n = width(lanes_of(view(x))), x.shape[0]
         groups = (n + w - 1) // w
         for task in prange(first, last):
-            sums = np.empty((2 * w, 8), np.float64)
-            tile, result = tile_scratch(lanes_of(x)), tile_scratch(lanes_of(x))
-            logits, written = tile[:, : x.shape[1]], result[:, : out.shape[1]]
+            rows, results = view(x), view(out)
+            sums = scratch(doubles(0.0), 32)
+            tile, written = scratch(lanes_of(rows), 16), scratch(lanes_of(rows), 16)
+            logits = with_classes(tile, x.shape[1])
+            result = with_classes(written, out.shape[1])
             for group in range(groups * task // tasks, groups * (task + 1) // tasks):
                 row, count = group * w, min(w, n - group * w)
-                load_columns(tile, x, row, count, x.shape[1])
-                work(logits, written, 0, 0, None, extra, sums)
-                store_columns(out, result, row, count, out.shape[1])
+                load_columns(tile, rows, row, count, x.shape[1])
+                work(logits, result, 0, 0, None, extra, sums)
+                store_columns(results, written, row, count, out.shape[1])
 
     return loop
-
-
-@by_type
-def tile_scratch(like):
-    """A square of vectors like `like`."""
-    dtype, size = (np.float32, 16) if like == f32x16 else (np.float64, 8)
-    return lambda like: np.empty((1, size, size), dtype)
 
 
 def over_blocks_first(x, states, first, last, tasks, extra):
@@ -81,7 +76,7 @@ def over_blocks_first(x, states, first, last, tasks, extra):
     units = x.shape[0] * blocks
     for task in prange(first, last):
         for unit in range(units * task // tasks, units * (task + 1) // tasks):
-            split.state_of_block(x, states, unit // blocks, unit % blocks, extra)
+            split.state_of_block(view(x), states, unit // blocks, unit % blocks, extra)
 
 
 def over_blocks(work):
@@ -95,7 +90,7 @@ def over_blocks(work):
             while unit < stop:
                 row, block = unit // blocks, unit % blocks
                 end = min(block + stop - unit, blocks)
-                work(x, out, states, row, block * BLOCK, min(end * BLOCK, n), extra)
+                work(view(x), view(out), states, row, block * BLOCK, min(end * BLOCK, n), extra)
                 unit += end - block
 
     return loop
@@ -125,7 +120,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
     "softmax": _kernels(
         "softmax",
         (SCALE, SCALE),
-        rows=over_rows(rows.softmax_row),
+        rows=over_rows(rows.softmax_rows),
         narrow=over_narrow(columns.softmax_columns),
         columns=over_columns(columns.softmax_columns),
         split=over_blocks(split.softmax_blocks),
@@ -133,7 +128,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
     "log_softmax": _kernels(
         "log_softmax",
         (SCALE, SCALE),
-        rows=over_rows(rows.log_softmax_row),
+        rows=over_rows(rows.log_softmax_rows),
         narrow=over_narrow(columns.log_softmax_columns),
         columns=over_columns(columns.log_softmax_columns),
         split=over_blocks(split.log_softmax_blocks),
@@ -141,7 +136,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
     "logsumexp": _kernels(
         "logsumexp",
         (SCALE, SCALE),
-        rows=over_rows(rows.logsumexp_row),
+        rows=over_rows(rows.logsumexp_rows),
         narrow=over_narrow(columns.logsumexp_columns),
         columns=over_columns(columns.logsumexp_columns),
         split=over_blocks(split.logsumexp_blocks),
@@ -149,18 +144,18 @@ KERNELS: dict[str, dict[str, Kernel]] = {
     "softmax_backward": _kernels(
         "softmax_backward",
         (read(2), read(3)),
-        rows=over_rows(backward.softmax_backward_row),
+        rows=over_rows(backward.softmax_backward_rows),
         columns=over_columns(backward.softmax_backward_columns),
     ),
     "log_softmax_backward": _kernels(
         "log_softmax_backward",
         (read(2), read(3)),
-        rows=over_rows(backward.log_softmax_backward_row),
+        rows=over_rows(backward.log_softmax_backward_rows),
         columns=over_columns(backward.log_softmax_backward_columns),
     ),
 }
 # log|sum(b * exp(a))| and its sign, float64 alone.
-WEIGHTED = Kernel("weighted_rows", over_rows(weighted.weighted_row), (read(2), write(2), *TASKS, read(2)))
+WEIGHTED = Kernel("weighted_rows", over_rows(weighted.weighted_rows), (read(2), write(2), *TASKS, read(2)))
 
 # The first launch of every split operation.
 BLOCK_STATES = Kernel(

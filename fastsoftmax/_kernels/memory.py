@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
+from numba.core.datamodel import models, register_default
 from numba.core.typing.templates import signature
-from numba.extending import intrinsic
+from numba.extending import intrinsic, make_attribute_wrapper
 
 from .half import from_lanes, to_lanes
 from .simd import (
@@ -35,9 +36,90 @@ _STORED_AS = {
 }
 
 
+class ViewType(types.Type):
+    """An array without its owner: where it begins, its shape and its strides.
+
+    Numba counts references to an array in every function that it is passed to; two atomic instructions a call
+    are more than a short row takes. Kernels therefore look at their arrays through views.
+    """
+
+    def __init__(self, dtype: types.Type, ndim: int) -> None:
+        self.dtype = dtype
+        self.ndim = ndim
+        super().__init__(name=f"view({dtype}, {ndim}d)")
+
+
+@register_default(ViewType)
+class _ViewModel(models.StructModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: ViewType) -> None:
+        axes = types.UniTuple(types.intp, fe_type.ndim)
+        members = [("data", types.voidptr), ("shape", axes), ("strides", axes)]
+        super().__init__(dmm, fe_type, members)
+
+
+make_attribute_wrapper(ViewType, "shape", "shape")
+
+
+@intrinsic(prefer_literal=True)
+def view(typingctx, array):
+    """The view of an array, which the caller keeps alive; anything else as it is."""
+    if not isinstance(array, types.Array):
+        return array(array), lambda context, builder, sig, args: args[0]
+    made = ViewType(array.dtype, array.ndim)
+
+    def codegen(context, builder, sig, args):
+        source = context.make_array(array)(context, builder, args[0])
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        target.data = builder.bitcast(source.data, target.data.type)
+        target.shape = source.shape
+        target.strides = source.strides
+        return target._getvalue()
+
+    return made(array), codegen
+
+
+@intrinsic(prefer_literal=True)
+def scratch(typingctx, like, rows):
+    """A view ``[0, row, lane]`` of a literal number of vectors like `like` on the stack of the calling loop."""
+    if not isinstance(like, VectorType) or not isinstance(rows, types.IntegerLiteral):
+        return None
+    made = ViewType(like.element, 3)
+    count = rows.literal_value
+
+    def codegen(context, builder, sig, args):
+        vector = _llvm(like)
+        size = {ir.FloatType(): 4, ir.DoubleType(): 8}[vector.element] * vector.count
+        place = cgutils.alloca_once(builder, vector, size=count)
+        word = ir.IntType(64)
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        target.data = builder.bitcast(place, target.data.type)
+        shape = [word(1), word(count), word(like.lanes)]
+        strides = [word(size * count), word(size), word(size // like.lanes)]
+        target.shape = cgutils.pack_array(builder, shape)
+        target.strides = cgutils.pack_array(builder, strides)
+        return target._getvalue()
+
+    return made(like, rows), codegen
+
+
+@intrinsic(prefer_literal=True)
+def with_classes(typingctx, array, classes):
+    """The view with only the first `classes` along its second axis."""
+    if not isinstance(array, ViewType):
+        return None
+
+    def codegen(context, builder, sig, args):
+        made = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        count = context.cast(builder, args[1], classes, types.intp)
+        made.shape = builder.insert_value(made.shape, count, 1)
+        return made._getvalue()
+
+    return array(array, classes), codegen
+
+
 def _indexed(array: types.Type, index: types.Type) -> bool:
     return (
-        isinstance(array, types.Array)
+        isinstance(array, ViewType)
         and array.dtype in COMPUTED_IN
         and isinstance(index, types.BaseTuple)
         and len(index) == array.ndim
@@ -45,22 +127,22 @@ def _indexed(array: types.Type, index: types.Type) -> bool:
     )
 
 
-def _address(context: Any, builder: ir.IRBuilder, array: Any, array_type: Any, index: Any, index_type: Any) -> ir.Value:
+def _address(
+    context: Any, builder: ir.IRBuilder, array: Any, array_type: Any, index: Any, index_type: Any
+) -> ir.Value:
     """Pointer to one element. The last axis is contiguous by contract, so its stride is the item size."""
-    view = context.make_array(array_type)(context, builder, array)
+    view = cgutils.create_struct_proxy(array_type)(context, builder, value=array)
     word = ir.IntType(64)
     stored = _STORED_AS[array_type.dtype]
-    size = {ir.FloatType(): 4, ir.DoubleType(): 8}.get(stored, 2)
     offset = word(0)
     for axis, kind in enumerate(index_type):
         position = context.cast(builder, builder.extract_value(index, axis), kind, types.int64)
         if axis == array_type.ndim - 1:
-            stride = word(size)
+            stride = word({ir.FloatType(): 4, ir.DoubleType(): 8}.get(stored, 2))
         else:
             stride = builder.extract_value(view.strides, axis)
         offset = builder.add(offset, builder.mul(position, stride))
-    byte = ir.IntType(8).as_pointer()
-    start = builder.gep(builder.bitcast(view.data, byte), [offset])
+    start = builder.gep(builder.bitcast(view.data, ir.IntType(8).as_pointer()), [offset])
     return builder.bitcast(start, stored.as_pointer())
 
 
@@ -119,7 +201,7 @@ def store(typingctx, array, index, value, count):
 @intrinsic(prefer_literal=True)
 def lanes_of(typingctx, array):
     """Zeros in the lanes that the elements of `array` are computed in."""
-    if not isinstance(array, types.Array) or array.dtype not in COMPUTED_IN:
+    if not isinstance(array, ViewType) or array.dtype not in COMPUTED_IN:
         return None
     vector = COMPUTED_IN[array.dtype]
 
@@ -171,7 +253,7 @@ def load_columns(typingctx, tile, array, row, rows, columns):
 
     `tile` is of the lanes' type and L is their number; `rows` and `columns` are at most L.
     """
-    if not (isinstance(array, types.Array) and array.dtype in COMPUTED_IN):
+    if not (isinstance(array, ViewType) and array.dtype in COMPUTED_IN):
         return None
     lanes = COMPUTED_IN[array.dtype]
 
@@ -199,7 +281,7 @@ def load_columns(typingctx, tile, array, row, rows, columns):
 @intrinsic(prefer_literal=True)
 def store_columns(typingctx, array, tile, row, rows, columns):
     """The inverse of `load_columns`: write the columns of the tile as rows of the array, rounded."""
-    if not (isinstance(array, types.Array) and array.dtype in COMPUTED_IN):
+    if not (isinstance(array, ViewType) and array.dtype in COMPUTED_IN):
         return None
     lanes = COMPUTED_IN[array.dtype]
 
@@ -224,6 +306,6 @@ def store_columns(typingctx, array, tile, row, rows, columns):
 
 
 def _tile_row(context: Any, builder: ir.IRBuilder, tile: Any, kind: Any, j: int, vector: ir.Type) -> ir.Value:
-    view = context.make_array(kind)(context, builder, tile)
-    start = builder.gep(view.data, [ir.IntType(64)(j * vector.count)])
-    return builder.bitcast(start, vector.as_pointer())
+    view = cgutils.create_struct_proxy(kind)(context, builder, value=tile)
+    vectors = builder.bitcast(view.data, vector.as_pointer())
+    return builder.gep(vectors, [ir.IntType(64)(j)])

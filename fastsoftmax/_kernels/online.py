@@ -20,20 +20,22 @@ from __future__ import annotations
 from numba.core import types
 
 from .elementary import (
+    DOUBLE,
+    SINGLE,
     constants_of,
     exp_near,
     exp_pair,
-    exponent_bits,
     log1p_pair,
     nearest_exponent,
     two_sum,
 )
 from .jit import by_type, inlined
-from .simd import doubles, f32x16, fma, from_bits, full, half_of, lane, rotate, select
+from .simd import doubles, f32x16, i32x16, fma, from_bits, full, half_of, lane, rotate, select
 
 # From here on m itself is taken out of x: x - m is then exact for every x whose term counts (Sterbenz), while
 # the whole number nearest x / ln 2 would soon have no place left in the mantissa.
 FAR = 2.0**20
+LN2 = 0.6931471805599453
 
 
 @inlined
@@ -63,47 +65,54 @@ def scaled(v, scale):
 
 
 @by_type
-def reach(like, scale):
-    """How far below the maximum a term is 0 in the type of `like`."""
-    distance = constants_of(like).reach
-    if isinstance(scale, types.NoneType):
-        return lambda like, scale: full(like, distance)
-    return lambda like, scale: full(like, distance / scale[2])
+def zero_exponent(like):
+    """The exponent, relative to that of the maximum, at which a term's factor has no bit left and is 0."""
+    c = constants_of(like)
+    least = -float(c.bias + c.headroom)
+    return lambda like: least
 
 
 @by_type
-def headroom_bits(like):
-    """The bits of ``2**headroom``, in integer lanes."""
-    c = constants_of(like)
+def factor_of_top(exponent):
+    """The bits of ``2**headroom``, less those of the exponent of the maximum."""
+    c = SINGLE if exponent == i32x16 else DOUBLE
     pattern = (c.bias + c.headroom) << c.mantissa
-    return lambda like: exponent_bits(full(like, 0.0)) + pattern
+    return lambda exponent: pattern - exponent
+
+
+@by_type
+def unscaled(z, scale):
+    """``z / scale``."""
+    if isinstance(scale, types.NoneType):
+        return lambda z, scale: z
+    return lambda z, scale: z * (1.0 / scale[2])
 
 
 @inlined
 def frame(top, scale):
     """What turns x into terms, from the row's maximum: the shift, the floor, the factor's bits and k.
 
-    A term is ``exp((x - shift) * scale) * 2**(headroom - k)``, with k the exponent of the maximum itself.
+    A term is ``exp((x - shift) * scale) * 2**(headroom - k)``, with k the exponent of the maximum itself. At the
+    floor, the middle of the interval that rounds to the exponent of no bits, a term is exactly 0.
     """
     z, tail = scaled(top, scale)
     size = select(z < 0.0, 0.0 - z, z)
     shift = select(size < FAR, full(top, 0.0), top)
-    v = top - shift
-    z, tail = scaled(v, scale)
-    k = nearest_exponent(z)
-    return shift, v - reach(top, scale), headroom_bits(top) - exponent_bits(k), k
+    z, tail = scaled(top - shift, scale)
+    k, exponent = nearest_exponent(z)
+    floor = unscaled((k + zero_exponent(top)) * LN2, scale)
+    return shift, floor, factor_of_top(exponent), k
 
 
 @inlined
 def term(x, frame, scale):
-    """The lanes of x as terms; exactly 0 below the floor, so that -inf and absent lanes leave no trace."""
+    """The lanes of x as terms; exactly 0 from the floor down, so that -inf and absent lanes leave no trace."""
     shift, floor, factor, _ = frame
     v = x - shift
-    below = v < floor
-    z, tail = scaled(select(below, floor, v), scale)
-    k = nearest_exponent(z)
-    e = exp_near(z, tail, k) + 1.0
-    return select(below, full(x, 0.0), e * from_bits(exponent_bits(k) + factor))
+    z, tail = scaled(select(v < floor, floor, v), scale)
+    k, exponent = nearest_exponent(z)
+    scale_of_term = from_bits(exponent + factor)
+    return fma(exp_near(z, tail, k), scale_of_term, scale_of_term)
 
 
 # -- sums of terms -----------------------------------------------------------------------------------------

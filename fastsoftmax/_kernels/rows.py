@@ -255,7 +255,7 @@ def softmax_factor(like, state, shape, scale):
     return spread(like, q * shrink, q_rest * shrink)
 
 
-# -- the work on one row -------------------------------------------------------------------------------------------
+# -- the work on a run of rows -------------------------------------------------------------------------------------------
 
 
 @by_type
@@ -266,41 +266,58 @@ def terms_kept_in(out):
     return lambda out: None
 
 
-@piece
-def softmax_row(x, out, row, scale):
-    n = x.shape[1]
-    like = lanes_of(x)
-    if n <= SHORT_ROW:
-        top = row_top(like, x, row, 0, n)
+@inlined
+def softmax_short_rows(x, out, first, last, scale):
+    """The probabilities of rows `first` to `last` of at most `SHORT_ROW` classes.
+
+    The maximum of the next row is looked for while the sum of this one is folded to a scalar and inverted: a chain
+    of some sixty cycles that nothing else would fill.
+    """
+    n, like, kept = x.shape[1], lanes_of(x), terms_kept_in(out)
+    top = row_top(like, x, first, 0, n)
+    for row in range(first, last):
         shape = frame(top, scale)
-        kept = terms_kept_in(out)
         total, rest, _ = row_sum(like, x, kept, None, row, 0, n, shape, scale)
+        top = row_top(like, x, min(row + 1, last - 1), 0, n)
         q, q_rest = reciprocal(total, rest)
         factor = spread(like, q, q_rest)
         if kept is None:
             write_softmax(like, x, out, row, 0, n, shape, scale, factor)
         else:
             scale_row(like, out, row, factor)
-    else:
+
+
+@piece
+def softmax_rows(x, out, first, last, scale):
+    like = lanes_of(x)
+    if x.shape[1] <= SHORT_ROW:
+        if first < last:
+            softmax_short_rows(x, out, first, last, scale)
+        return
+    for row in range(first, last):
         state = row_state(like, x, row, scale)
         shape = frame(full(like, state[0]), scale)
-        write_softmax(like, x, out, row, 0, n, shape, scale, softmax_factor(like, state, shape, scale))
+        factor = softmax_factor(like, state, shape, scale)
+        write_softmax(like, x, out, row, 0, x.shape[1], shape, scale, factor)
 
 
 @piece
-def log_softmax_row(x, out, row, scale):
+def log_softmax_rows(x, out, first, last, scale):
     like = lanes_of(x)
-    m, r, rest = row_state(like, x, row, scale)
-    log, log_rest = log_others(r, rest)
-    write_log_softmax(like, x, out, row, 0, x.shape[1], full(like, m), spread(like, log, log_rest), scale)
+    for row in range(first, last):
+        m, r, rest = row_state(like, x, row, scale)
+        log, log_rest = log_others(r, rest)
+        factor = spread(like, log, log_rest)
+        write_log_softmax(like, x, out, row, 0, x.shape[1], full(like, m), factor, scale)
 
 
 @piece
-def logsumexp_row(x, out, row, scale):
+def logsumexp_rows(x, out, first, last, scale):
     like = lanes_of(x)
-    m, r, rest = row_state(like, x, row, scale)
-    total = refined(like, x, row, log_total(m, r, rest, scale), scale)
-    store(out, (row, 0), full(like, total), 1)
+    for row in range(first, last):
+        m, r, rest = row_state(like, x, row, scale)
+        total = refined(like, x, row, log_total(m, r, rest, scale), scale)
+        store(out, (row, 0), full(like, total), 1)
 
 
 # A log-sum-exp this near zero is the small difference of m and log(1 + r); the rounding of the terms shows.

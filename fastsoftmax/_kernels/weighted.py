@@ -10,12 +10,18 @@ import numpy as np
 
 from .elementary import log_pair, two_sum
 from .jit import inlined, piece
-from .memory import load
+from .memory import load, store
 from .online import across, add, empty_sum, frame, shrink_of, term
 from .rows import nan_in, row_top, scalar
-from .simd import doubles, fma, full, width
+from .simd import any_lane, doubles, fma, full, select, width
 
 _LN2, _LN2_REST = 0.6931471805599453, 2.3190468138462996e-17
+
+
+@piece
+def weighted_rows(a, out, first, last, b):
+    for row in range(first, last):
+        weighted_row(a, out, row, b)
 
 
 @piece
@@ -26,7 +32,8 @@ def weighted_row(a, out, row, b):
     top = row_top(like, a, row, 0, n)
     m = scalar(top)
     if m - m != 0.0:
-        out[row, 0], out[row, 1] = infinite(like, a, b, row, m)
+        log, sign = infinite(like, a, b, row, m)
+        write_pair(out, row, log, sign)
         return
     shape = frame(top, None)
     total = empty_sum()
@@ -40,8 +47,7 @@ def weighted_row(a, out, row, b):
     number, rest = across(like, total)
     number, rest = two_sum(number, rest)
     if number != number or number == 0.0:
-        out[row, 0] = -np.inf if number == 0.0 else number
-        out[row, 1] = number
+        write_pair(out, row, -np.inf if number == 0.0 else number, number)
         return
     sign = 1.0 if number > 0.0 else -1.0
     shrink = shrink_of(like)
@@ -51,8 +57,7 @@ def weighted_row(a, out, row, b):
     back, lost = two_sum(k * _LN2, scalar(shape[0]))
     lost += fma(k, _LN2, 0.0 - k * _LN2) + k * _LN2_REST
     s, lost_again = two_sum(back, log)
-    out[row, 0] = s + (lost_again + lost + log_rest)
-    out[row, 1] = sign
+    write_pair(out, row, s + (lost_again + lost + log_rest), sign)
 
 
 @inlined
@@ -64,10 +69,21 @@ def infinite(like, a, b, row, m):
     if m < 0.0:
         return m, 0.0
     positive = negative = False
-    for j in range(a.shape[1]):
-        if a[row, j] == np.inf:
-            positive |= b[row, j] > 0.0
-            negative |= b[row, j] < 0.0
+    j, w = 0, width(like)
+    while j < a.shape[1]:
+        at_infinity = load(like, a, (row, j), a.shape[1] - j, 0.0) == np.inf
+        weight = load(like, b, (row, j), a.shape[1] - j, 0.0)
+        weight = select(at_infinity, weight, full(like, 0.0))
+        positive |= any_lane(weight > 0.0)
+        negative |= any_lane(weight < 0.0)
+        j += w
     if positive == negative:  # inf - inf, or a weight that is NaN
         return np.nan, np.nan
     return np.inf, 1.0 if positive else -1.0
+
+
+@inlined
+def write_pair(out, row, log, sign):
+    like = doubles(0.0)
+    store(out, (row, 0), full(like, log), 1)
+    store(out, (row, 1), full(like, sign), 1)
