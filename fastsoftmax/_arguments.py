@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from ._kernels.lengths import SMALL
 from ._layout import View, views
 
 SUPPORTED = "float16, bfloat16 (of ml_dtypes), float32, float64, integers and bool"
@@ -189,42 +190,39 @@ def out_of(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 # -- whole calls -------------------------------------------------------------------------------------------
 
 
+def small_dtype(x: Any, axis: Any, out: Any) -> str | None:
+    """The kernels' dtype if a call may try the kernel for small plain rows; else None.
+
+    These are the calls that feel any check, so they are looked at with the least; what the kernel itself can see it
+    checks, and whatever is odd about a call, `elementwise` finds out and says.
+    """
+    if type(x) is not np.ndarray or x.ndim != 2 or (axis != -1 and axis != 1) or x.size > SMALL:
+        return None
+    if out is not None and (
+        type(out) is not np.ndarray
+        or out.ndim != 2
+        or out.dtype is not x.dtype
+        or not out.flags.writeable
+    ):
+        return None
+    return _NAMES.get(x.dtype)
+
+
 def elementwise(x: Any, axis: Any, where: Any, temperature: Any, dtype: Any, out: Any) -> Request:
     """The arguments of `softmax` and `log_softmax`."""
-    if (
-        type(x) is np.ndarray
-        and x.dtype in _NAMES
-        and where is None
-        and dtype is None
-        and type(temperature) is float
-        and temperature == 1.0
-        and (axis == -1 or axis == x.ndim - 1)
-        and x.flags.c_contiguous
-        and x.ndim
-    ):
-        if out is None:
-            out = np.empty(x.shape, x.dtype)
-            return _plain(x, out)
-        if out is x and x.flags.writeable:
-            return _plain(x, x)
     array = array_of(x, "x")
     axes = axes_of(axis, array.ndim)
     kind = result_dtype(dtype, array)
     mask = mask_of(where, array.shape)
     scale = scale_of(temperature)
-    result = np.empty(array.shape, kind) if out is None else out_of(out, array.shape, kind)
+    result = _new_like(array, kind) if out is None else out_of(out, array.shape, kind)
     return _request((array,), result, axes, kind, mask, scale)
 
 
-def _plain(x: np.ndarray, out: np.ndarray) -> Request:
-    """The request for a plain array of a kernel's dtype, its last axis, and an `out` of the same kind."""
-    axes = (x.ndim - 1,)
-    if x.ndim == 2:
-        pieces = [View((x, out))]
-    else:
-        shape = (math.prod(x.shape[:-1]), x.shape[-1])
-        pieces = [View((x.reshape(shape), out.reshape(shape)))]
-    return Request((x,), out, axes, _NAMES[x.dtype], pieces, None, None, out)
+def _new_like(array: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """A new array that lies in memory as `array` does, so that one kernel can go along both."""
+    order = "C" if 0 in array.strides else "K"
+    return np.empty_like(array, kind, order, subok=False)
 
 
 def gradient(grad_output: Any, output: Any, axis: Any, out: Any) -> Request:
@@ -237,7 +235,7 @@ def gradient(grad_output: Any, output: Any, axis: Any, out: Any) -> Request:
         )
     axes = axes_of(axis, g.ndim)
     kind = np.result_type(promoted(g.dtype), promoted(y.dtype))
-    result = np.empty(g.shape, kind) if out is None else out_of(out, g.shape, kind)
+    result = _new_like(g, kind) if out is None else out_of(out, g.shape, kind)
     return _request((g, y), result, axes, kind, None, None)
 
 

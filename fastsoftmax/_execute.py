@@ -23,7 +23,7 @@ from numba.np.ufunc import parallel as numba_parallel
 from . import _machine
 from ._kernels.cache import folder
 from ._kernels.lengths import BLOCK
-from ._kernels.loops import BLOCK_STATES, KERNELS, WEIGHTED
+from ._kernels.loops import BLOCK_STATES, KERNELS, SMALL_KERNELS, WEIGHTED
 from ._plan import Plan
 
 # -- how many threads --------------------------------------------------------------------------------------
@@ -251,14 +251,24 @@ def _launch(kernel: Any, dtype: str, scaled: bool, tasks: int, *arguments: Any, 
 
 def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
     """Carry out a plan on canonical views; `extra` is the scale of logits, or the output of a backward pass."""
-    kernel = KERNELS[plan.operation][plan.kernel]
     scaled = extra is not None
     if plan.kernel == "split":
         states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 3))
         _launch(BLOCK_STATES, plan.dtype, scaled, plan.tasks, x, states, extra=extra)
+        kernel = KERNELS[plan.operation]["split"]
         _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, states, extra=extra)
+    elif plan.tasks == 1:
+        kernel = KERNELS[plan.operation][plan.kernel]
+        kernel.compiled(plan.dtype, scaled, False)(x, out, 0, 1, 1, extra)
     else:
+        kernel = KERNELS[plan.operation][plan.kernel]
         _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra=extra)
+
+
+def run_small(operation: str, dtype: str, x: np.ndarray, out: np.ndarray) -> bool:
+    """Do a small call on plain rows if it is one; say whether it was. Both arrays have two axes and `dtype`."""
+    done: bool = SMALL_KERNELS[operation].compiled(dtype, False, False)(x, out)
+    return done
 
 
 def run_weighted(a: np.ndarray, out: np.ndarray, b: np.ndarray) -> None:
@@ -270,6 +280,8 @@ def compile_all(dtypes: tuple[str, ...]) -> None:
     """Compile, or read from the cache, every kernel for these dtypes, serial and parallel."""
     parallel = (False, True) if _team.prange_is_safe() else (False,)
     for dtype in dtypes:
+        for small in SMALL_KERNELS.values():
+            small.compiled(dtype, False, False)
         for kernel in [BLOCK_STATES, *(k for layouts in KERNELS.values() for k in layouts.values())]:
             for threaded in parallel:
                 kernel.compiled(dtype, False, threaded)

@@ -75,6 +75,12 @@ def softmax(
     >>> fastsoftmax.softmax([3.0, 1.0, 2.0], where=[True, False, True])
     array([0.73105858, 0.        , 0.26894142])
     """
+    if where is None and dtype is None and temperature == 1.0:
+        small = _arguments.small_dtype(x, axis, out)
+        if small is not None:
+            result = np.empty(x.shape, x.dtype) if out is None else out
+            if _execute.run_small("softmax", small, x, result):
+                return result
     request = _arguments.elementwise(x, axis, where, temperature, dtype, out)
     result = _carry_out("softmax", request, masked=0.0)
     return result if result.ndim or out is not None else result[()]
@@ -130,6 +136,12 @@ def log_softmax(
     >>> fastsoftmax.log_softmax([0.0, -40.0])
     array([-4.24835426e-18, -4.00000000e+01])
     """
+    if where is None and dtype is None and temperature == 1.0:
+        small = _arguments.small_dtype(x, axis, out)
+        if small is not None:
+            result = np.empty(x.shape, x.dtype) if out is None else out
+            if _execute.run_small("log_softmax", small, x, result):
+                return result
     request = _arguments.elementwise(x, axis, where, temperature, dtype, out)
     result = _carry_out("log_softmax", request, masked=-np.inf)
     return result if result.ndim or out is not None else result[()]

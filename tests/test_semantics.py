@@ -125,6 +125,8 @@ def test_empty(name: str, shape: tuple[int, ...], dtype: Any) -> None:
         got = call(name, np.empty(shape, dtype), axis)
         assert got.shape == shape
         assert got.dtype == dtype
+        out = np.empty(shape, dtype)
+        assert call(name, np.empty(shape, dtype), axis, out=out) is out
 
 
 @all_floats
@@ -260,6 +262,21 @@ def test_where_meets_special_rows(
 ) -> None:
     x, axis = with_special_rows(rng, region, dtype)
     check(name, x, axis, where=rng.random(x.shape) < 0.6)
+
+
+@every_region
+@all_floats
+def test_where_with_weights(region: str, dtype: Any, rng: np.random.Generator) -> None:
+    """A weight that is masked is read no more than its logit."""
+    a, axis = drawn(rng, region, dtype)
+    b = rng.uniform(0.5, 2, a.shape).astype(dtype)
+    mask = rng.random(a.shape) < 0.6
+    a[~mask], b[~mask] = np.nan, np.nan
+    check("logsumexp", a, axis, b=b, where=mask)
+    unmasked = np.full(a.shape, -np.inf, dtype)
+    got, sign = fastsoftmax.logsumexp(unmasked, axis, b, return_sign=True, where=mask)
+    np.testing.assert_array_equal(got, -np.inf)
+    np.testing.assert_array_equal(sign, 0)
 
 
 @every_region

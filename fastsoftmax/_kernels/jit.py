@@ -88,15 +88,15 @@ class Kernel:
     """
 
     def __init__(
-        self, name: str, function: Callable[..., None], arguments: tuple[Argument, ...]
+        self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]
     ) -> None:
         self.name = name
         self._function = function
         self._arguments = arguments
         self._dispatchers: dict[bool, Any] = {}
-        self._compiled: dict[tuple[str, bool, bool], Callable[..., None]] = {}
+        self._compiled: dict[tuple[str, bool, bool], Callable[..., Any]] = {}
 
-    def compiled(self, dtype: str, scaled: bool, parallel: bool) -> Callable[..., None]:
+    def compiled(self, dtype: str, scaled: bool, parallel: bool) -> Callable[..., Any]:
         """The machine code for arrays of `dtype`, compiled or read from the cache if need be."""
         key = (dtype, scaled, parallel)
         code = self._compiled.get(key)
@@ -104,11 +104,11 @@ class Kernel:
             code = self._compiled[key] = self._compile(*key)
         return code
 
-    def _compile(self, dtype: str, scaled: bool, parallel: bool) -> Callable[..., None]:
+    def _compile(self, dtype: str, scaled: bool, parallel: bool) -> Callable[..., Any]:
         dispatcher = self.dispatcher(parallel)
         kinds = tuple(argument.numba_type(DTYPES[dtype], scaled) for argument in self._arguments)
         with compiling(dispatcher._cache.file(kinds, dispatcher.targetctx.codegen())):
-            code: Callable[..., None] = dispatcher.compile(kinds)
+            code: Callable[..., Any] = dispatcher.compile(kinds)
         return code
 
     def dispatcher(self, parallel: bool) -> Any:

@@ -12,3 +12,7 @@ LANES = {"float32": 16, "float16": 16, "bfloat16": 16, "float64": 8}
 SHORT_ROW = 65536
 # A longer one is cut into blocks of this many elements, each with a state; the states are merged in order.
 BLOCK = 16384
+
+# Arrays of up to this many elements and rows are never shared among threads, nor set side by side: they have a
+# kernel that looks at the array itself. A matter of speed alone.
+SMALL, FEW_ROWS = 4096, 3

@@ -12,8 +12,8 @@ from numba.core import types
 
 from . import backward, columns, rows, split, weighted
 from .jit import NUMBER, SCALE, Argument, Kernel, read, write
-from .memory import lanes_of, load_columns, scratch, store_columns, view, with_classes
-from .lengths import BLOCK
+from .memory import address, lanes_of, load_columns, scratch, store_columns, view, with_classes
+from .lengths import BLOCK, FEW_ROWS, SMALL
 from .simd import doubles, width
 
 
@@ -27,6 +27,34 @@ def over_rows(work):
             work(view(x), view(out), start, stop, view(extra))
 
     return loop
+
+
+def over_small(work):
+    """Run the work on plain rows of small arrays, and say whether it could.
+
+    What Python asks of an array costs 50 ns a question; here the questions cost nothing. The caller has made sure
+    of the dtype, of two axes and that `out` may be written.
+    """
+
+    def small(x, out):
+        logits, results = view(x), view(out)
+        rows, classes = x.shape
+        size = rows * classes * x.itemsize
+        distance = address(results) - address(logits)
+        plain = (
+            size > 0
+            and out.shape == x.shape
+            and x.strides == (classes * x.itemsize, x.itemsize)
+            and out.strides == x.strides
+            and (distance == 0 or distance >= size or -distance >= size)
+        )
+        # All that `_plan.rows` would share among threads or set side by side is left to it.
+        if not plain or rows * classes > SMALL or rows > FEW_ROWS:
+            return False
+        work(logits, results, 0, rows, None)
+        return True
+
+    return small
 
 
 def over_columns(work):
@@ -114,6 +142,12 @@ def _kernels(operation: str, extra: tuple[Argument, Argument], **layouts):
         made[layout] = Kernel(f"{operation}_{layout}", loop, arguments)
     return made
 
+
+# operation -> kernel for small plain rows
+SMALL_KERNELS = {
+    "softmax": Kernel("softmax_small", over_small(rows.softmax_rows), (read(2), write(2))),
+    "log_softmax": Kernel("log_softmax_small", over_small(rows.log_softmax_rows), (read(2), write(2))),
+}
 
 # operation -> layout -> kernel
 KERNELS: dict[str, dict[str, Kernel]] = {

@@ -79,6 +79,19 @@ def view(typingctx, array):
 
 
 @intrinsic(prefer_literal=True)
+def address(typingctx, array):
+    """Where the first element of a view lies."""
+    if not isinstance(array, ViewType):
+        return None
+
+    def codegen(context, builder, sig, args):
+        made = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        return builder.ptrtoint(made.data, ir.IntType(64))
+
+    return types.int64(array), codegen
+
+
+@intrinsic(prefer_literal=True)
 def scratch(typingctx, like, rows):
     """A view ``[0, row, lane]`` of a literal number of vectors like `like` on the stack of the calling loop."""
     if not isinstance(like, VectorType) or not isinstance(rows, types.IntegerLiteral):

@@ -1,0 +1,117 @@
+"""One row, one result: the kernels of all layouts give the same bits, and so does any cut into tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastsoftmax._kernels.lengths import BLOCK, LANES, SHORT_ROW
+from fastsoftmax._kernels.loops import BLOCK_STATES, KERNELS
+
+FORWARD = ("softmax", "log_softmax", "logsumexp")
+SCALE = (0.699999988079071, 1.1920928955078125e-08, 0.7, 0.0)
+SHAPES = [
+    (1, 1), (3, 2), (100, 10), (33, 15), (33, 16), (33, 17), (40, 64), (40, 65), (17, 100),
+    (8, 1000), (40, 1025), (3, 32000), (2, SHORT_ROW),
+]  # fmt: skip
+
+operations = pytest.mark.parametrize("operation", FORWARD)
+dtypes = pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+scales = pytest.mark.parametrize("scale", [None, SCALE], ids=["plain", "scaled"])
+
+
+def logits(shape: tuple[int, int], dtype: str) -> Any:
+    rng = np.random.default_rng(shape)
+    x = rng.normal(0, 3, shape)
+    if shape[0] > 2:
+        x[1] = 0.5  # equal ones
+        x[2, shape[1] // 2] += 40  # a confident row
+    if shape[0] > 16:
+        x[3, 0] = -np.inf
+        x[4, -1] = np.nan
+        x[5, -1] = np.inf
+        x[6] = -np.inf
+        x[7] -= 30000
+        x[8] -= np.log(np.exp(x[8]).sum())  # a log-sum-exp near zero
+    return x.astype(dtype)
+
+
+def run(kernel: Any, dtype: str, *arguments: Any, tasks: int, extra: Any) -> None:
+    """The tasks one by one, last first."""
+    code = kernel.compiled(dtype, extra is not None, False)
+    for task in reversed(range(tasks)):
+        code(*arguments, task, task + 1, tasks, extra)
+
+
+def by_rows(operation: str, x: Any, scale: Any, tasks: int = 1) -> Any:
+    out = np.full((len(x), 1 if operation == "logsumexp" else x.shape[1]), 7, x.dtype)
+    run(KERNELS[operation]["rows"], x.dtype.name, x, out, tasks=tasks, extra=scale)
+    return out
+
+
+@operations
+@dtypes
+@scales
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_layouts(operation: str, dtype: str, scale: Any, shape: tuple[int, int]) -> None:
+    x = logits(shape, dtype)
+    expected = by_rows(operation, x, scale)
+    layouts = KERNELS[operation]
+    if shape[1] <= LANES[dtype]:
+        out = np.full_like(expected, 7)
+        run(layouts["narrow"], dtype, x, out, tasks=1, extra=scale)
+        np.testing.assert_array_equal(out, expected)
+    out = np.full((1, expected.shape[1], len(x)), 7, dtype)
+    run(layouts["columns"], dtype, np.ascontiguousarray(x.T)[None], out, tasks=1, extra=scale)
+    np.testing.assert_array_equal(out[0].T, expected)
+
+
+@operations
+@dtypes
+@scales
+@pytest.mark.parametrize("tasks", [2, 3, 8])
+def test_tasks(operation: str, dtype: str, scale: Any, tasks: int) -> None:
+    x = logits((50, 7), dtype)
+    expected = by_rows(operation, x, scale)
+    np.testing.assert_array_equal(by_rows(operation, x, scale, tasks), expected)
+    for layout, arrays in {
+        "narrow": (x, np.full_like(expected, 7)),
+        "columns": (
+            np.ascontiguousarray(x.T)[None],
+            np.ascontiguousarray(np.full_like(expected, 7).T)[None],
+        ),
+    }.items():
+        run(KERNELS[operation][layout], dtype, *arrays, tasks=tasks, extra=scale)
+        got = arrays[1] if layout == "narrow" else arrays[1][0].T
+        np.testing.assert_array_equal(got, expected)
+
+
+@operations
+@dtypes
+@scales
+@pytest.mark.parametrize("classes", [SHORT_ROW + 1, 4 * BLOCK + 5, 5 * BLOCK + 1, 131072])
+def test_split_rows(operation: str, dtype: str, scale: Any, classes: int) -> None:
+    x = logits((2, classes), dtype)
+    expected = by_rows(operation, x, scale)
+    for tasks in (1, 2, 5, 64):
+        states = np.full((2, -(-classes // BLOCK), 3), 7.0)
+        out = np.full_like(expected, 7)
+        run(BLOCK_STATES, dtype, x, states, tasks=tasks, extra=scale)
+        run(KERNELS[operation]["split"], dtype, x, out, states, tasks=tasks, extra=scale)
+        np.testing.assert_array_equal(out, expected)
+
+
+@dtypes
+@pytest.mark.parametrize("operation", ["softmax_backward", "log_softmax_backward"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_backward(operation: str, dtype: str, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(shape)
+    g, y = rng.normal(size=shape).astype(dtype), -rng.random(shape).astype(dtype)
+    expected = np.full_like(g, 7)
+    run(KERNELS[operation]["rows"], dtype, g, expected, tasks=1, extra=y)
+    out = np.full((1, *shape[::-1]), 7, dtype)
+    g, y = np.ascontiguousarray(g.T)[None], np.ascontiguousarray(y.T)[None]
+    run(KERNELS[operation]["columns"], dtype, g, out, tasks=3, extra=y)
+    np.testing.assert_array_equal(out[0].T, expected)

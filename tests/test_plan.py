@@ -1,0 +1,136 @@
+"""Every region of shapes has its kernel: what `_plan` decides, and that execution takes the path it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastsoftmax
+from fastsoftmax import _execute, _plan
+from fastsoftmax._kernels.lengths import BLOCK, LANES, SHORT_ROW
+from fastsoftmax._kernels.loops import KERNELS
+
+FORWARD = ("softmax", "log_softmax", "logsumexp")
+
+# rows, classes, threads -> kernel, tasks
+ROW_REGIONS = [
+    (1, 1, 2, "rows", 1),
+    (1, 10, 2, "rows", 1),
+    (7, 10, 2, "rows", 1),
+    (8, 10, 2, "narrow", 1),
+    (262144, 10, 2, "narrow", 2),
+    (262144, 15, 1, "narrow", 1),
+    (262144, 16, 2, "rows", 2),
+    (64, 17, 2, "rows", 1),
+    (256, 1000, 2, "rows", 2),
+    (1, 32000, 2, "rows", 1),
+    (8, 32000, 2, "rows", 2),
+    (1, SHORT_ROW, 8, "rows", 1),
+    (1, SHORT_ROW + 1, 1, "rows", 1),
+    (1, SHORT_ROW + 1, 2, "split", 2),
+    (1, 1000003, 8, "split", 8),
+    (3, 131072, 4, "split", 4),
+    (4, 131072, 4, "rows", 4),
+    (256, 131072, 4, "rows", 4),
+]
+
+
+@pytest.mark.parametrize("operation", FORWARD)
+@pytest.mark.parametrize(("rows", "classes", "threads", "kernel", "tasks"), ROW_REGIONS)
+def test_rows(
+    operation: str, rows: int, classes: int, threads: int, kernel: str, tasks: int
+) -> None:
+    plan = _plan.rows(operation, "float32", rows, classes, threads)
+    assert (plan.kernel, plan.tasks) == (kernel, tasks)
+    assert plan.block == (classes if classes <= SHORT_ROW else BLOCK)
+
+
+@pytest.mark.parametrize("operation", ["softmax_backward", "log_softmax_backward"])
+@pytest.mark.parametrize(("rows", "classes"), [(1000, 3), (1000, 1000), (1, 10**6)])
+def test_backward_has_rows_alone(operation: str, rows: int, classes: int) -> None:
+    assert _plan.rows(operation, "float32", rows, classes, 2).kernel == "rows"
+
+
+@pytest.mark.parametrize("dtype", LANES)
+def test_narrow_means_fewer_classes_than_lanes(dtype: str) -> None:
+    lanes = LANES[dtype]
+    assert _plan.rows("softmax", dtype, 1000, lanes - 1, 2).kernel == "narrow"
+    assert _plan.rows("softmax", dtype, 1000, lanes, 2).kernel == "rows"
+
+
+@pytest.mark.parametrize(
+    ("outer", "classes", "inner", "tasks"),
+    [(1, 10, 16, 1), (1, 1000, 4096, 2), (8, 21, 65536, 2), (1, 65536, 8, 1)],
+)
+def test_columns(outer: int, classes: int, inner: int, tasks: int) -> None:
+    plan = _plan.columns("softmax", "float32", outer, classes, inner, 2)
+    assert (plan.kernel, plan.tasks) == ("columns", tasks)
+
+
+def test_a_plan_is_a_value_that_says_why() -> None:
+    plan = _plan.rows("softmax", "float32", 262144, 10, 2)
+    assert plan == _plan.rows("softmax", "float32", 262144, 10, 2)
+    assert hash(plan) == hash(_plan.rows("softmax", "float32", 262144, 10, 2))
+    assert repr(plan) == (
+        "Plan(operation='softmax', dtype='float32', kernel='narrow', tasks=2, block=10, "
+        "reason='fewer than 16 classes: 16 rows at once')"
+    )
+
+
+def test_every_plan_names_a_kernel() -> None:
+    for operation in KERNELS:
+        for rows, classes, threads, *_ in ROW_REGIONS:
+            assert _plan.rows(operation, "float32", rows, classes, threads).kernel in KERNELS[operation]
+
+
+CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
+    ((3, 5), -1, ["rows"]),
+    ((30, 5), -1, ["narrow"]),
+    ((30, 50), -1, ["rows"]),
+    ((30, 50), None, ["rows"]),
+    ((30, 50), 0, ["columns"]),
+    ((4, 30, 50), 1, ["columns"]),
+    ((4, 30, 50), (1, 2), ["rows"]),
+    ((4, 30, 50), (0, 1), ["columns"]),
+    ((4, 30, 50), (0, 2), ["rows"]),  # through blocks
+    ((1, 70000), -1, ["split"]),
+    ((70000, 3), 0, ["rows"]),  # too long for columns: through blocks of one row
+]
+
+
+@pytest.mark.parametrize(("shape", "axis", "kernels"), CALLS)
+def test_calls_take_the_planned_path(
+    shape: tuple[int, ...], axis: Any, kernels: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[_plan.Plan] = []
+    run = _execute.run
+
+    def recorded(plan: _plan.Plan, *arguments: Any) -> None:
+        plans.append(plan)
+        run(plan, *arguments)
+
+    monkeypatch.setattr(_execute, "run", recorded)
+    x = np.zeros(shape, np.float32)
+    with fastsoftmax.threads(2):
+        y = fastsoftmax.softmax(x, axis=axis)
+    assert np.allclose(y.sum(axis=axis, dtype=np.float64), 1)
+    assert sorted({plan.kernel for plan in plans}) == kernels
+
+
+def test_strided_views_that_need_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices, steps and transposes of any two axes are read as they lie."""
+    x = np.arange(8 * 40 * 50, dtype=np.float32).reshape(8, 40, 50)
+    monkeypatch.setattr("fastsoftmax._softmax.Blocks", None)
+    for array, axis in [
+        (x[:, ::2], 2),
+        (x[::-1, :, 5:45], 2),
+        (x.transpose(1, 0, 2), 2),
+        (x.transpose(2, 1, 0), 0),
+        (x[:, ::-3, 4:30], 1),
+        (np.broadcast_to(x[0], (5, 40, 50)), 2),
+        (np.asfortranarray(x), 1),
+    ]:
+        got = fastsoftmax.softmax(array, axis=axis)
+        assert np.array_equal(got, fastsoftmax.softmax(np.ascontiguousarray(array), axis=axis))

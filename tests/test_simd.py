@@ -1,0 +1,175 @@
+"""The vectors, the half types and the elementary functions that kernels are built of."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import mpmath
+import numba
+import numpy as np
+import pytest
+from reference import BFLOAT16
+
+from fastsoftmax._kernels import memory, simd
+from fastsoftmax._kernels.elementary import (
+    exp_near,
+    exp_pair,
+    log1p_pair,
+    log_pair,
+    nearest_exponent,
+)
+from fastsoftmax._kernels.jit import DTYPES, inlined
+from fastsoftmax._kernels.loops import KERNELS
+from fastsoftmax._kernels.memory import lanes_of, load, store, view
+from fastsoftmax._kernels.simd import doubles
+
+
+def compiled(function: Any, *dtypes: str) -> Any:
+    """The machine code of a function of one-dimensional arrays; it does not look at what it is given."""
+    kinds = tuple(numba.types.Array(DTYPES[dtype], 1, "A") for dtype in dtypes)
+    return numba.njit(error_model="numpy")(function).compile(kinds)
+
+
+def every_half() -> Any:
+    return np.arange(65536, dtype=np.uint16)
+
+
+def widen(x: Any, out: Any) -> None:
+    source, target = view(x), view(out)
+    for i in range(0, x.shape[0], 16):
+        store(target, (i,), load(lanes_of(source), source, (i,), None, 0.0), None)
+
+
+narrow = widen  # the dtypes of the arrays say which
+
+
+@pytest.mark.parametrize("by_integers", [False, True])
+def test_every_float16(by_integers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by_integers:
+        monkeypatch.setattr("fastsoftmax._kernels.half._converts_float16", lambda context: False)
+    halves, singles = every_half().view(np.float16), np.empty(65536, np.float32)
+    compiled(widen, "float16", "float32")(halves, singles)
+    np.testing.assert_array_equal(singles, halves.astype(np.float32))
+    # Each number, the middles between neighbours and their neighbours in float32.
+    finite = np.sort(singles[np.isfinite(singles)])
+    middles = (finite[:-1] + finite[1:]) / 2
+    tries = [finite, middles, np.nextafter(middles, np.inf), np.nextafter(middles, -np.inf)]
+    extremes = np.array([65519.996, 65520, 1e30, -1e30, np.inf, -np.inf, np.nan, 1e-30, -0.0])
+    x = np.concatenate([*tries, extremes]).astype(np.float32)
+    x = np.resize(x, -(-len(x) // 16) * 16)
+    back = np.empty(len(x), np.float16)
+    compiled(narrow, "float32", "float16")(x, back)
+    with np.errstate(over="ignore"):
+        expected = x.astype(np.float16)
+    np.testing.assert_array_equal(back, expected)
+    np.testing.assert_array_equal(np.signbit(back[~np.isnan(x)]), np.signbit(x[~np.isnan(x)]))
+
+
+@pytest.mark.skipif(BFLOAT16 is None, reason="ml_dtypes is not installed")
+def test_every_bfloat16() -> None:
+    halves, singles = every_half().view(BFLOAT16), np.empty(65536, np.float32)
+    compiled(widen, "bfloat16", "float32")(halves, singles)
+    np.testing.assert_array_equal(singles, halves.astype(np.float32))
+    patterns = np.random.default_rng(0).integers(0, 2**32, 2**20, dtype=np.uint32)
+    patterns[:65536] = (every_half().astype(np.uint32) << 16) + 0x8000
+    x = patterns.view(np.float32)
+    back = np.empty(len(x), BFLOAT16)
+    compiled(narrow, "float32", "bfloat16")(x, back)
+    with np.errstate(all="ignore"):
+        expected = x.astype(BFLOAT16)
+    np.testing.assert_array_equal(back.astype(np.float32), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exp_near(dtype: str) -> None:
+    """``(1 + t) * 2**k`` within an ulp of exp, at any offset."""
+
+    def split(x: Any, t_out: Any, k_out: Any) -> None:
+        source = view(x)
+        v = load(lanes_of(source), source, (0,), None, 0.0)
+        k, _ = nearest_exponent(v)
+        store(view(t_out), (0,), exp_near(v, None, k), None)
+        store(view(k_out), (0,), k, None)
+
+    code = compiled(split, dtype, dtype, dtype)
+    lanes = 16 if dtype == "float32" else 8
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    with mpmath.workdps(40):
+        for scale in (0.3, 3, 80, 30000, 2**20):
+            for _ in range(20):
+                x = rng.normal(0, scale, lanes).astype(dtype)
+                t, k = np.empty_like(x), np.empty_like(x)
+                code(x, t, k)
+                for xi, ti, ki in zip(x, t, k, strict=True):
+                    exact = mpmath.exp(mpmath.mpf(float(xi)) - int(ki) * mpmath.log(2))
+                    e = np.dtype(dtype).type(1) + ti
+                    error = abs(mpmath.mpf(float(e)) - exact) / float(np.spacing(e))
+                    worst = max(worst, float(error))
+    assert 0.3 < worst < 1.0
+
+
+def test_pairs_of_float64() -> None:
+    """exp, log and log1p as pairs: all bits of a float64, on scalars and on vectors with the same bits."""
+
+    @inlined
+    def all_of(x: Any) -> Any:
+        e, e_rest = exp_pair(x * -1.0, None)
+        a, a_rest = log1p_pair(x, x * 0.0)
+        b, b_rest = log_pair(x, x * 0.0)
+        return e, e_rest, a, a_rest, b, b_rest
+
+    def vector(x: Any, out: Any) -> None:
+        target = view(out)
+        found = all_of(load(doubles(0.0), view(x), (0,), None, 0.0))
+        for i in range(6):
+            store(target, (8 * i,), found[i], None)
+
+    def scalar(x: Any, out: Any) -> None:
+        for lane in range(8):
+            found = all_of(x[lane])
+            for i in range(6):
+                out[8 * i + lane] = found[i]
+
+    vectors, scalars = (compiled(f, "float64", "float64") for f in (vector, scalar))
+    rng = np.random.default_rng(0)
+    with mpmath.workdps(60):
+        for scale in (1e-12, 1e-3, 1, 30, 700):
+            for _ in range(20):
+                x = np.abs(rng.normal(0, scale, 8)) + 1e-15
+                out, again = np.empty(48), np.empty(48)
+                vectors(x, out)
+                scalars(x, again)
+                np.testing.assert_array_equal(out, again)
+                for lane in range(8):
+                    pair = [mpmath.mpf(out[16 * i + lane]) + out[16 * i + 8 + lane] for i in range(3)]
+                    xi = mpmath.mpf(x[lane])
+                    exact = [mpmath.exp(-xi), mpmath.log1p(xi), mpmath.log(xi)]
+                    # Below 1e-290 the rest of exp's pair has no digits left.
+                    errors = [abs(p - q) / max(q, 1e-290) for p, q in zip(pair, exact, strict=True)]
+                    # The correction of log is a plain float64 of at most half the square of f, 0.09.
+                    assert max(errors[:2]) < 2.0**-53
+                    assert abs(pair[2] - exact[2]) < 2.0**-56 * max(1, abs(exact[2]))
+
+
+def test_code_has_vectors_and_no_libm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The assembly of a kernel calls no exp, log or fma, and holds vectors as wide as the machine's."""
+    monkeypatch.setenv("FASTSOFTMAX_CACHE_DIR", "/dev/null/no such folder")
+    features = numba.config.CPU_FEATURES or ""
+    for layout in ("rows", "narrow", "columns"):
+        dispatcher = KERNELS["log_softmax"][layout].dispatcher(parallel=False)
+        kinds = [a.numba_type(DTYPES["float32"], False) for a in KERNELS["log_softmax"][layout]._arguments]
+        fresh = numba.njit(error_model="numpy", nogil=True)(dispatcher.py_func)
+        fresh.compile(tuple(kinds))
+        (assembly,) = fresh.inspect_asm().values()
+        # Calls go by the address of a symbol: `movabsq $symbol, %reg`.
+        symbols = set(re.findall(r"\$(\w+), %r", assembly)) | set(re.findall(r"call\w*\s+(\w+)", assembly))
+        assert not {s for s in symbols if re.fullmatch(r"(exp|log|log1p|fma|expm1|pow)f?\d*", s)}
+        if not features and "zmm" in assembly:
+            assert assembly.count("%zmm") > assembly.count("%ymm")
+
+
+def test_modules_export_what_kernels_use() -> None:
+    assert simd.f32x16.lanes * 4 == simd.f64x8.lanes * 8 == simd.VECTOR_BYTES
+    assert set(memory.COMPUTED_IN) == set(DTYPES.values())
