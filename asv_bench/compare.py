@@ -98,9 +98,7 @@ def onnx_runtime(function: str, x: np.ndarray) -> Iterator[Contender]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
-    session = onnxruntime.InferenceSession(
-        onnx_model(function), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(onnx_model(function), options, providers=["CPUExecutionProvider"])
     out = result_like(function, x)
     # Both values share the memory of the NumPy arrays: nothing is copied or allocated in a call.
     binding = session.io_binding()
@@ -185,9 +183,7 @@ def check_results(case: Case, contenders: dict[str, Contender]) -> None:
     expected = contenders["fastsoftmax#0"].result()[:8]
     for name, contender in contenders.items():
         if not name.startswith("copy"):
-            np.testing.assert_allclose(
-                contender.result()[:8], expected, rtol=1e-4, err_msg=f"{name}: {case.name}"
-            )
+            np.testing.assert_allclose(contender.result()[:8], expected, rtol=1e-4, err_msg=f"{name}: {case.name}")
 
 
 def ratio(case: Case, seconds: dict[str, float]) -> float | None:
@@ -230,11 +226,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     unit, scale = ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
-    return (
-        f"{seconds * scale:.3g} {unit}"
-        if seconds * scale < 100
-        else f"{seconds * scale:.0f} {unit}"
-    )
+    return f"{seconds * scale:.3g} {unit}" if seconds * scale < 100 else f"{seconds * scale:.0f} {unit}"
 
 
 def table_line(case: Case, runs: list[dict[str, float]]) -> str:
@@ -252,9 +244,7 @@ def table_line(case: Case, runs: list[dict[str, float]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="REGEX", default="", help="lines whose name it matches")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all the numbers there too")
     arguments = parser.parse_args(argv)

@@ -1,6 +1,7 @@
 """Softmax, log-softmax and log-sum-exp on the CPU, at the speed of memory and right to the last digits.
 
-Importing this package compiles nothing; each kernel is compiled when a call first needs it, and kept in a cache.
+Importing this package compiles nothing; each kernel is compiled when a call first needs it, and
+kept in a cache.
 """
 
 from ._config import show_config, warmup

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_tuple
 
-from ._kernels.lengths import SMALL
 from ._layout import View, views
 
 SUPPORTED = "float16, bfloat16 (of ml_dtypes), float32, float64, integers and bool"
 FLOATING = "float16, bfloat16 (of ml_dtypes), float32 or float64"
 
-# What a temperature may be: beyond it, x/temperature leaves the range in which float32 keeps its digits.
+# What a temperature may be: beyond it, x/temperature leaves the range in which float32 keeps its
+# digits.
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-30, 1e30
 
 _NAMES: dict[np.dtype, str] = {np.dtype(name): name for name in ("float32", "float64", "float16")}
@@ -66,7 +64,8 @@ def dtype_name(dtype: np.dtype) -> str | None:
     return name
 
 
-# -- one argument at a time --------------------------------------------------------------------------------
+# -- one argument at a time
+# --------------------------------------------------------------------------------
 
 
 def array_of(x: Any, name: str) -> np.ndarray:
@@ -169,7 +168,12 @@ def _reciprocal(t: float) -> tuple[float, float, float, float]:
     exact = 1 / Fraction(t)
     scale = float(exact)
     single = float(np.float32(scale))
-    return single, float(np.float32(exact - Fraction(single))), scale, float(exact - Fraction(scale))
+    return (
+        single,
+        float(np.float32(exact - Fraction(single))),
+        scale,
+        float(exact - Fraction(scale)),
+    )
 
 
 def out_of(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -187,25 +191,32 @@ def out_of(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.asarray(out)
 
 
-# -- whole calls -------------------------------------------------------------------------------------------
+# -- whole calls
+# -------------------------------------------------------------------------------------------
 
 
-def small_dtype(x: Any, axis: Any, out: Any) -> str | None:
-    """The kernels' dtype if a call may try the kernel for small plain rows; else None.
+def two_axes(x: Any, axis: Any, out: Any) -> str | None:
+    """The kernels' dtype of a call on the last of two axes of NumPy arrays; None sends it to `elementwise`.
 
-    These are the calls that feel any check, so they are looked at with the least; what the kernel itself can see it
-    checks, and whatever is odd about a call, `elementwise` finds out and says.
+    Most calls are of this kind, and those of a microsecond feel any question, so this asks the fewest: what is not
+    asked here, of shapes and memory, `plain` asks, or the kernel for small arrays.
     """
-    if type(x) is not np.ndarray or x.ndim != 2 or (axis != -1 and axis != 1) or x.size > SMALL:
+    if type(x) is not np.ndarray or x.ndim != 2 or (axis != -1 and axis != 1):
         return None
     if out is not None and (
-        type(out) is not np.ndarray
-        or out.ndim != 2
-        or out.dtype is not x.dtype
-        or not out.flags.writeable
+        type(out) is not np.ndarray or out.ndim != 2 or out.dtype is not x.dtype or not out.flags.writeable
     ):
         return None
     return _NAMES.get(x.dtype)
+
+
+def plain(x: np.ndarray, out: np.ndarray) -> bool:
+    """Whether both arrays are contiguous, of one shape, not empty, and either one array or far apart."""
+    if not x.flags.c_contiguous or not x.size:
+        return False
+    if out is x:
+        return True
+    return out.flags.c_contiguous and out.shape == x.shape and not np.may_share_memory(x, out)
 
 
 def elementwise(x: Any, axis: Any, where: Any, temperature: Any, dtype: Any, out: Any) -> Request:
@@ -230,8 +241,7 @@ def gradient(grad_output: Any, output: Any, axis: Any, out: Any) -> Request:
     g, y = array_of(grad_output, "grad_output"), array_of(output, "output")
     if g.shape != y.shape:
         raise ValueError(
-            f"grad_output has shape {g.shape} and output {y.shape}: they must be the same, "
-            "that of the logits"
+            f"grad_output has shape {g.shape} and output {y.shape}: they must be the same, that of the logits"
         )
     axes = axes_of(axis, g.ndim)
     kind = np.result_type(promoted(g.dtype), promoted(y.dtype))
@@ -276,9 +286,7 @@ def weighted(a: Any, axis: Any, b: Any, where: Any, keepdims: Any, out: Any) -> 
     return Request((wide, heavy), result, axes, name, None, mask, None, result)
 
 
-def _reduced(
-    shape: tuple[int, ...], axes: tuple[int, ...], keepdims: Any, kind: np.dtype, out: Any
-) -> np.ndarray:
+def _reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: Any, kind: np.dtype, out: Any) -> np.ndarray:
     """The caller's `out` for a reduction over `axes`, or a new one."""
     if keepdims:
         shape = tuple(1 if i in axes else n for i, n in enumerate(shape))

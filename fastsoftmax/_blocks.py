@@ -1,8 +1,8 @@
 """Arrays that no kernel reads as they lie, block by block through a buffer that stays in cache.
 
-Masks, integers, other byte orders, class axes that are no single axis: a block of rows is copied to the buffer in the
-type it is computed in, worked on there, and its result copied to where it belongs. Nothing of the input's size
-is made, unless one row has it.
+Masks, integers, other byte orders, class axes that are no single axis: a block of rows is copied
+to the buffer in the type it is computed in, worked on there, and its result copied to where it
+belongs. Nothing of the input's size is made, unless one row has it.
 """
 
 from __future__ import annotations

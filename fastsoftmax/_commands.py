@@ -33,16 +33,12 @@ app = typer.Typer(
 )
 
 Source = Annotated[Path, typer.Argument(metavar="IN.npy", help="The array to read.")]
-Target = Annotated[
-    Path, typer.Option("--output", "-o", metavar="OUT.npy", help="The file to write; may be IN.")
-]
+Target = Annotated[Path, typer.Option("--output", "-o", metavar="OUT.npy", help="The file to write; may be IN.")]
 AxisText = Annotated[
     str,
     typer.Option("--axis", metavar="AXIS", help="An integer, a list like 0,2, or none for all."),
 ]
-Temperature = Annotated[
-    float, typer.Option("--temperature", help="Divide the logits by this number > 0.")
-]
+Temperature = Annotated[float, typer.Option("--temperature", help="Divide the logits by this number > 0.")]
 Keepdims = Annotated[bool, typer.Option("--keepdims", help="Keep the reduced axes, with length 1.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print the summary.")]
 
@@ -63,9 +59,7 @@ def _show_version(wanted: bool) -> None:
 def _common(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
-        ),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
@@ -190,9 +184,7 @@ def _parse_axis(text: str) -> Axis:
     try:
         axes = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UserError(
-            f"--axis {text!r} is neither an integer, a list of integers like 0,2, nor none"
-        ) from None
+        raise UserError(f"--axis {text!r} is neither an integer, a list of integers like 0,2, nor none") from None
     return axes if len(axes) > 1 else axes[0]
 
 

@@ -35,8 +35,9 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        With "dicts": the keys fastsoftmax, python, numpy, numba, llvmlite, platform, cpu, instruction_set,
-        vector_bits, caches (bytes), processors, processors_reason, num_threads, threading_layer, cache_folder.
+        With "dicts": the keys fastsoftmax, python, numpy, numba, llvmlite, platform, cpu,
+        instruction_set, vector_bits, caches (bytes), processors, processors_reason, num_threads,
+        threading_layer, cache_folder.
 
     Raises
     ------

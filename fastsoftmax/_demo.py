@@ -138,9 +138,7 @@ def compare(x: NDArray[np.float32]) -> list[Comparison]:
     ):
         got, plain = np.empty(shape, x.dtype), np.empty(shape, x.dtype)
         function = getattr(fastsoftmax, name)
-        seconds, numpy_seconds = median_seconds(
-            [partial(function, x, axis=-1, out=got), partial(textbook, x, plain)]
-        )
+        seconds, numpy_seconds = median_seconds([partial(function, x, axis=-1, out=got), partial(textbook, x, plain)])
         exact = np.empty(shape, np.longdouble)
         textbook(x.astype(np.longdouble), exact)
         comparisons.append(

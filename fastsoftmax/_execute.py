@@ -1,8 +1,8 @@
 """Carries out plans. The only module that knows threads, threading layers and forks.
 
-A plan of several tasks runs as a `prange` where that is safe, else on Python threads over the same kernels, which
-release the GIL. It is not safe in a child forked from a process that had launched (Numba ends it), nor on the
-workqueue layer, where two callers at once abort the process.
+A plan of several tasks runs as a `prange` where that is safe, else on Python threads over the same
+kernels, which release the GIL. It is not safe in a child forked from a process that had launched
+(Numba ends it), nor on the workqueue layer, where two callers at once abort the process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from ._kernels.lengths import BLOCK
 from ._kernels.loops import BLOCK_STATES, KERNELS, SMALL_KERNELS, WEIGHTED
 from ._plan import Plan
 
-# -- how many threads --------------------------------------------------------------------------------------
+# -- how many threads
+# --------------------------------------------------------------------------------------
 
 _default: int | None = None  # of the process; None: not asked for yet
 _local: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastsoftmax_threads", default=None)
@@ -38,8 +39,9 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        That of the innermost `threads` block, else of `set_num_threads`, else of the environment variable
-        ``FASTSOFTMAX_NUM_THREADS``, else the processors that the affinity mask and the container's quota allow.
+        That of the innermost `threads` block, else of `set_num_threads`, else of the environment
+        variable ``FASTSOFTMAX_NUM_THREADS``, else the processors that the affinity mask and the
+        container's quota allow.
 
     Raises
     ------
@@ -134,7 +136,8 @@ def _checked(n: Any) -> int:
     return count
 
 
-# -- who runs the tasks ------------------------------------------------------------------------------------
+# -- who runs the tasks
+# ------------------------------------------------------------------------------------
 
 
 class _Team:
@@ -162,7 +165,10 @@ class _Team:
         try:
             numba_parallel._launch_threads()
             self.layer = numba.threading_layer()
-        except (ValueError, ImportError):  # no layer of the kind that NUMBA_THREADING_LAYER asks for
+        except (
+            ValueError,
+            ImportError,
+        ):  # no layer of the kind that NUMBA_THREADING_LAYER asks for
             self.layer = "python threads (no threading layer)"
             return False
         if self.layer == "workqueue":
@@ -230,23 +236,15 @@ def _launch(kernel: Any, dtype: str, scaled: bool, tasks: int, *arguments: Any, 
     if tasks == 1:
         kernel.compiled(dtype, scaled, False)(*arguments, 0, 1, 1, extra)
     elif _team.prange_is_safe():
-        code = kernel.compiled(dtype, scaled, True)
-        wanted = min(tasks, numba.config.NUMBA_NUM_THREADS)
-        before = numba.get_num_threads()
-        if before == wanted:
-            code(*arguments, 0, tasks, tasks, extra)
-            return
-        numba.set_num_threads(wanted)
-        try:
-            code(*arguments, 0, tasks, tasks, extra)
-        finally:
-            numba.set_num_threads(before)
+        # No more threads than tasks have work; Numba's own count stays as its owner has set it.
+        kernel.compiled(dtype, scaled, True)(*arguments, 0, tasks, tasks, extra)
     else:
         code = kernel.compiled(dtype, scaled, False)
         each(lambda task: code(*arguments, task, task + 1, tasks, extra), tasks, tasks)
 
 
-# -- the plans ---------------------------------------------------------------------------------------------
+# -- the plans
+# ---------------------------------------------------------------------------------------------
 
 
 def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
@@ -266,7 +264,7 @@ def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
 
 
 def run_small(operation: str, dtype: str, x: np.ndarray, out: np.ndarray) -> bool:
-    """Do a small call on plain rows if it is one; say whether it was. Both arrays have two axes and `dtype`."""
+    """Do a call on small plain rows, and say whether it was one; both arrays have two axes and `dtype`."""
     done: bool = SMALL_KERNELS[operation].compiled(dtype, False, False)(x, out)
     return done
 
@@ -280,9 +278,10 @@ def compile_all(dtypes: tuple[str, ...]) -> None:
     """Compile, or read from the cache, every kernel for these dtypes, serial and parallel."""
     parallel = (False, True) if _team.prange_is_safe() else (False,)
     for dtype in dtypes:
-        for small in SMALL_KERNELS.values():
-            small.compiled(dtype, False, False)
-        for kernel in [BLOCK_STATES, *(k for layouts in KERNELS.values() for k in layouts.values())]:
+        for kernel in [
+            BLOCK_STATES,
+            *(k for layouts in KERNELS.values() for k in layouts.values()),
+        ]:
             for threaded in parallel:
                 kernel.compiled(dtype, False, threaded)
 

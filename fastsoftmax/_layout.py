@@ -1,7 +1,8 @@
 """Arrays of any layout as the few views that kernels read: ``x[row, class]`` or ``x[outer, class, inner]``.
 
-Axes that lie one behind the other in all arrays are merged; of what is left, the classes must be one axis, and
-either they or another axis must be contiguous. What does not fit goes through `_blocks`.
+Axes that lie one behind the other in all arrays are merged; of what is left, the classes must be
+one axis, and either they or another axis must be contiguous. What does not fit goes through
+`_blocks`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class _Axis(NamedTuple):
 def views(arrays: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> list[View] | None:
     """The views through which kernels can work on these arrays, or None if they cannot.
 
-    The arrays have one shape, but the last may have size 1 along the class axes: the result of a reduction.
+    The arrays have one shape, but the last may have size 1 along the class axes: the result of a
+    reduction.
     """
     if all(array.flags.c_contiguous for array in arrays):
         plain = _contiguous(arrays, axes)
@@ -97,18 +99,14 @@ def _merged(axes: list[_Axis]) -> list[_Axis]:
     merged: list[_Axis] = []
     for axis in axes:
         before = merged[-1] if merged else None
-        if before is not None and all(
-            s == t * axis.size for s, t in zip(before.strides, axis.strides, strict=True)
-        ):
+        if before is not None and all(s == t * axis.size for s, t in zip(before.strides, axis.strides, strict=True)):
             merged[-1] = _Axis(before.size * axis.size, axis.strides)
         else:
             merged.append(axis)
     return merged
 
 
-def _cut(
-    arrays: tuple[np.ndarray, ...], loops: list[_Axis], axes: list[_Axis], reduced: bool
-) -> list[View]:
+def _cut(arrays: tuple[np.ndarray, ...], loops: list[_Axis], axes: list[_Axis], reduced: bool) -> list[View]:
     """A view along `axes` for each position along `loops`."""
     whole = []
     for k, array in enumerate(arrays):

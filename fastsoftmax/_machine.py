@@ -77,9 +77,7 @@ def wanted_threads() -> Processors:
     except ValueError:
         count = 0
     if count < 1:
-        raise ValueError(
-            f"{VARIABLE} is {os.environ[VARIABLE]!r}: set it to an integer of at least 1, or unset it"
-        )
+        raise ValueError(f"{VARIABLE} is {os.environ[VARIABLE]!r}: set it to an integer of at least 1, or unset it")
     return Processors(count, f"{VARIABLE}={count}")
 
 

@@ -1,6 +1,7 @@
 """Which kernel, how many tasks, and why: decided from shape, dtype and machine alone, never from data.
 
-A plan may choose tasks by cost and cache; it never changes the order of a sum (see `_kernels.online`).
+A plan may choose tasks by cost and cache; it never changes the order of a sum (see
+`_kernels.online`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 from . import _machine
 from ._kernels.lengths import BLOCK, LANES, SHORT_ROW
 
-# Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of threads costs
-# 3 to 5 us, so work of twice that is shared.
+# Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
+# threads costs 3 to 5 us, so work of twice that is shared.
 WORTH_SHARING_NS = 10_000
 ROW_NS = 40
 NARROW_ROW_NS = 6
@@ -31,8 +32,8 @@ class Plan:
     operation, dtype
         What is computed, and on which elements.
     kernel
-        "rows", "narrow" (a few classes, many rows at once), "columns" (classes on a strided axis) or "split"
-        (long rows shared out by blocks).
+        "rows", "narrow" (a few classes, many rows at once), "columns" (classes on a strided axis)
+        or "split" (long rows shared out by blocks).
     tasks
         Parts that the work is cut into; 1 is a plain call.
     block
@@ -72,9 +73,7 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int) -> 
 
 
 @functools.lru_cache(maxsize=4096)
-def columns(
-    operation: str, dtype: str, outer: int, classes: int, inner: int, threads: int
-) -> Plan:
+def columns(operation: str, dtype: str, outer: int, classes: int, inner: int, threads: int) -> Plan:
     """Plan for ``x[outer, class, inner]`` with contiguous inner elements and at most `SHORT_ROW` classes."""
     lanes = LANES[dtype]
     units = outer * -(-inner // lanes)

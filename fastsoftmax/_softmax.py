@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import _arguments, _execute, _plan
 from ._arguments import Request
 from ._blocks import Blocks
+from ._kernels.lengths import SMALL
 
 
 def softmax(
@@ -26,18 +27,18 @@ def softmax(
     Parameters
     ----------
     x : array_like
-        Logits, of any shape and memory layout: float16, bfloat16 (of ml_dtypes), float32, float64, integers
-        or bool. Never changed, unless it is `out`.
+        Logits, of any shape and memory layout: float16, bfloat16 (of ml_dtypes), float32, float64,
+        integers or bool. Never changed, unless it is `out`.
     axis : int, tuple of int or None, default None
         The axes that are summed over; None means all of them, as in SciPy.
     where : array_like of bool, optional
-        Classes that count, broadcast to the shape of `x`. The others are not read and get probability 0; so
-        does a whole row without any.
+        Classes that count, broadcast to the shape of `x`. The others are not read and get
+        probability 0; so does a whole row without any.
     temperature : float, default 1.0
         T, which divides the logits: above 1 flattens, below 1 sharpens. From 1e-30 to 1e30.
     dtype : dtype, optional
-        The floating dtype to compute in and return. Default: that of `x`; float32 for bool and integers of 8 and
-        16 bits, float64 for longer ones. Half types are computed in float32.
+        The floating dtype to compute in and return. Default: that of `x`; float32 for bool and
+        integers of 8 and 16 bits, float64 for longer ones. Half types are computed in float32.
     out : ndarray, optional
         Where to write, of the result's shape and dtype and of any strides. It may be `x` itself.
 
@@ -49,21 +50,23 @@ def softmax(
     Raises
     ------
     TypeError
-        For masked, complex, object, text and date arrays; for an `out`, `where` or `dtype` of a wrong type.
+        For masked, complex, object, text and date arrays; for an `out`, `where` or `dtype` of a
+        wrong type.
     ValueError
-        For an axis named twice, a mask that does not broadcast, a temperature out of range, an `out` of a
-        wrong shape or not writable.
+        For an axis named twice, a mask that does not broadcast, a temperature out of range, an
+        `out` of a wrong shape or not writable.
     numpy.exceptions.AxisError
         For an axis that `x` does not have.
 
     Notes
     -----
-    At most 3 ulp from the exact result. A row with NaN, with +inf, or of -inf only is NaN; others are not touched by it.
-    The array is read once and written once from memory; rows longer than 65536 are read twice, the second time
-    from cache where it is large enough. Beyond `out`, nothing of its size is allocated.
+    At most 3 ulp from the exact result. A row with NaN, with +inf, or of -inf only is NaN; others
+    are not touched by it. The array is read once and written once from memory; rows longer than
+    65536 are read twice, the second time from cache where it is large enough. Beyond `out`,
+    nothing of its size is allocated.
 
-    The sum is that of Milakov & Gimelshein, arXiv:1805.02867, for long rows; exp is kept as mantissa and exponent, after
-    Dukhan & Ablavatski, arXiv:2001.04438.
+    The sum is that of Milakov & Gimelshein, arXiv:1805.02867, for long rows; exp is kept as
+    mantissa and exponent, after Dukhan & Ablavatski, arXiv:2001.04438.
 
     Examples
     --------
@@ -76,11 +79,9 @@ def softmax(
     array([0.73105858, 0.        , 0.26894142])
     """
     if where is None and dtype is None and temperature == 1.0:
-        small = _arguments.small_dtype(x, axis, out)
-        if small is not None:
-            result = np.empty(x.shape, x.dtype) if out is None else out
-            if _execute.run_small("softmax", small, x, result):
-                return result
+        result = _quick("softmax", x, axis, out)
+        if result is not None:
+            return result
     request = _arguments.elementwise(x, axis, where, temperature, dtype, out)
     result = _carry_out("softmax", request, masked=0.0)
     return result if result.ndim or out is not None else result[()]
@@ -100,8 +101,8 @@ def log_softmax(
     Parameters
     ----------
     x : array_like
-        Logits, of any shape and memory layout: float16, bfloat16 (of ml_dtypes), float32, float64, integers
-        or bool. Never changed, unless it is `out`.
+        Logits, of any shape and memory layout: float16, bfloat16 (of ml_dtypes), float32, float64,
+        integers or bool. Never changed, unless it is `out`.
     axis : int, tuple of int or None, default None
         The axes that are summed over; None means all of them, as in SciPy.
     where : array_like of bool, optional
@@ -116,7 +117,8 @@ def log_softmax(
     Returns
     -------
     ndarray
-        The log-probabilities (natural logarithms, nats), of the shape of `x`; `out` if it was given.
+        The log-probabilities (natural logarithms, nats), of the shape of `x`; `out` if it was
+        given.
 
     Raises
     ------
@@ -125,9 +127,9 @@ def log_softmax(
 
     Notes
     -----
-    At most 3 ulp from the exact result, also near zero, where the log-probability of a confident row keeps its
-    digits: the largest term stays out of the sum, ``(x - m) - log1p(sum of the others)``. Passes and memory
-    as in `softmax`.
+    At most 3 ulp from the exact result, also near zero, where the log-probability of a confident
+    row keeps its digits: the largest term stays out of the sum, ``(x - m) - log1p(sum of the
+    others)``. Passes and memory as in `softmax`.
 
     Examples
     --------
@@ -137,11 +139,9 @@ def log_softmax(
     array([-4.24835426e-18, -4.00000000e+01])
     """
     if where is None and dtype is None and temperature == 1.0:
-        small = _arguments.small_dtype(x, axis, out)
-        if small is not None:
-            result = np.empty(x.shape, x.dtype) if out is None else out
-            if _execute.run_small("log_softmax", small, x, result):
-                return result
+        result = _quick("log_softmax", x, axis, out)
+        if result is not None:
+            return result
     request = _arguments.elementwise(x, axis, where, temperature, dtype, out)
     result = _carry_out("log_softmax", request, masked=-np.inf)
     return result if result.ndim or out is not None else result[()]
@@ -166,8 +166,8 @@ def logsumexp(
     axis : int, tuple of int or None, default None
         The axes that are summed over; None means all of them, as in SciPy.
     b : array_like, optional
-        Weights, broadcast against `a`; they may be negative. A logit whose weight is 0 counts nothing, even if it
-        is infinite or NaN.
+        Weights, broadcast against `a`; they may be negative. A logit whose weight is 0 counts
+        nothing, even if it is infinite or NaN.
     keepdims : bool, default False
         Whether the axes summed over stay, with size 1.
     return_sign : bool, default False
@@ -191,9 +191,10 @@ def logsumexp(
 
     Notes
     -----
-    At most 2 ulp from the exact result (float64 results nearer to zero than 0.5: 2 ulp of 0.5). An empty sum, and one
-    of -inf only, is -inf. The array is read once, and nothing of its size is allocated. With `b` the sum is
-    carried in float64 with its rounding errors, through copies of a block at a time.
+    At most 2 ulp from the exact result (float64 results nearer to zero than 0.5: 2 ulp of 0.5). An
+    empty sum, and one of -inf only, is -inf. The array is read once, and nothing of its size is
+    allocated. With `b` the sum is carried in float64 with its rounding errors, through copies of a
+    block at a time.
 
     Examples
     --------
@@ -241,7 +242,8 @@ def softmax_backward(
     Returns
     -------
     ndarray
-        The gradient with respect to the logits, of the shape and the common dtype of both; `out` if it was given.
+        The gradient with respect to the logits, of the shape and the common dtype of both; `out`
+        if it was given.
 
     Raises
     ------
@@ -250,7 +252,8 @@ def softmax_backward(
 
     Notes
     -----
-    Both arrays are read once, a second time from cache, and the gradient is written once. Sums are carried in float64.
+    Both arrays are read once, a second time from cache, and the gradient is written once. Sums are
+    carried in float64.
 
     Examples
     --------
@@ -289,7 +292,8 @@ def log_softmax_backward(
     Returns
     -------
     ndarray
-        The gradient with respect to the logits, of the shape and the common dtype of both; `out` if it was given.
+        The gradient with respect to the logits, of the shape and the common dtype of both; `out`
+        if it was given.
 
     Raises
     ------
@@ -312,6 +316,21 @@ def log_softmax_backward(
     return _carry_out("log_softmax_backward", request)
 
 
+def _quick(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
+    """The result of the simplest of calls; None if this is another one."""
+    dtype = _arguments.two_axes(x, axis, out)
+    if dtype is None:
+        return None
+    result = np.empty(x.shape, x.dtype) if out is None else out
+    if x.size <= SMALL and _execute.run_small(operation, dtype, x, result):
+        return result
+    if not _arguments.plain(x, result):
+        return None
+    plan = _plan.rows(operation, dtype, *x.shape, _execute.get_num_threads())
+    _execute.run(plan, x, result)
+    return result
+
+
 def _carry_out(operation: str, request: Request, masked: float = 0.0) -> np.ndarray:
     threads = _execute.get_num_threads()
     if request.arrays[0].size == 0:
@@ -326,9 +345,7 @@ def _carry_out(operation: str, request: Request, masked: float = 0.0) -> np.ndar
     return request.result
 
 
-def _run(
-    operation: str, request: Request, arrays: tuple[np.ndarray, ...], threads: int
-) -> None:
+def _run(operation: str, request: Request, arrays: tuple[np.ndarray, ...], threads: int) -> None:
     """Plan and execute one canonical piece of work."""
     x, out = arrays[0], arrays[-1]
     extra = request.scale if len(arrays) == 2 else arrays[1]
@@ -359,9 +376,7 @@ def _through_blocks(operation: str, request: Request, masked: float, threads: in
     _execute.each(do, len(blocks.indices), min(threads, len(blocks.indices)))
 
 
-def _weighted(
-    a: Any, axis: Any, b: Any, keepdims: bool, return_sign: bool, where: Any, out: Any
-) -> Any:
+def _weighted(a: Any, axis: Any, b: Any, keepdims: bool, return_sign: bool, where: Any, out: Any) -> Any:
     """`logsumexp` with weights: float64 blocks of both, whatever they are."""
     request = _arguments.weighted(a, axis, b, where, keepdims, out)
     arrays, axes = request.arrays, request.axes

@@ -16,8 +16,7 @@ def main() -> None:
         if package not in {"rich", "typer"}:
             raise
         print(
-            f"The command line needs {package}, which is missing: "
-            'install it with pip install "fastsoftmax[cli]"',
+            f'The command line needs {package}, which is missing: install it with pip install "fastsoftmax[cli]"',
             file=sys.stderr,
         )
         raise SystemExit(1) from None

@@ -82,7 +82,10 @@ def test_a_plan_is_a_value_that_says_why() -> None:
 def test_every_plan_names_a_kernel() -> None:
     for operation in KERNELS:
         for rows, classes, threads, *_ in ROW_REGIONS:
-            assert _plan.rows(operation, "float32", rows, classes, threads).kernel in KERNELS[operation]
+            assert (
+                _plan.rows(operation, "float32", rows, classes, threads).kernel
+                in KERNELS[operation]
+            )
 
 
 CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [

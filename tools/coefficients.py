@@ -13,9 +13,7 @@ mp.mp.dps = 60
 
 def remez(function, weight, low, high, terms, rounds=12):
     """Coefficients c of sum(c[i]*x**i) that minimise the largest ``|weight*(function - sum)|`` on [low, high]."""
-    nodes = [
-        (low + high) / 2 - (high - low) / 2 * mp.cos(mp.pi * i / terms) for i in range(terms + 1)
-    ]
+    nodes = [(low + high) / 2 - (high - low) / 2 * mp.cos(mp.pi * i / terms) for i in range(terms + 1)]
     for _ in range(rounds):
         system = mp.matrix(terms + 1, terms + 1)
         right = mp.matrix(terms + 1, 1)
@@ -53,9 +51,7 @@ def extrema(error, low, high, count, grid=600):
 def show(title, coefficients, error, dtype):
     print(f"\n{title}: largest error {mp.nstr(error, 3)}")
     for c in coefficients:
-        print(
-            f"    {float(dtype(float(c))).hex() if dtype is np.float64 else repr(float(dtype(float(c))))},"
-        )
+        print(f"    {float(dtype(float(c))).hex() if dtype is np.float64 else repr(float(dtype(float(c))))},")
 
 
 def main():

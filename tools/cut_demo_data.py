@@ -29,9 +29,7 @@ PACKAGE_DATA = Path(__file__).resolve().parent.parent / "fastsoftmax" / "data"
 def cut_logits(source: Path, target: Path) -> None:
     """Write the chosen positions, and the context up to the last of them, to `target`."""
     with np.load(source, allow_pickle=False) as archive:
-        logits, targets, context_ids = (
-            archive[name] for name in ("logits", "targets", "context_ids")
-        )
+        logits, targets, context_ids = (archive[name] for name in ("logits", "targets", "context_ids"))
     if not np.array_equal(targets[:-1], context_ids[len(context_ids) - len(targets) + 1 :]):
         raise SystemExit(f"{source}: each target must be the next position's context token")
     stop = FIRST_POSITION + POSITIONS

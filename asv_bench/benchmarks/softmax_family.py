@@ -91,9 +91,7 @@ class SoftmaxBackward(_Family):
 
 class LogSoftmaxBackward(_Family):
     def prepare(self, shape: tuple[int, ...], axis: int) -> Call:
-        return bound_backward(
-            fastsoftmax.log_softmax, fastsoftmax.log_softmax_backward, shape, axis
-        )
+        return bound_backward(fastsoftmax.log_softmax, fastsoftmax.log_softmax_backward, shape, axis)
 
 
 def bound_backward(

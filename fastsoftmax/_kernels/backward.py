@@ -107,9 +107,7 @@ def backward_columns(summand, gradient):
                 store_sum(sums, k, add(before, (a + b) + (c + d)))
         total = column_total(like, column_fold(like, sums, min(w, n)))
         for j in range(n):
-            dx = gradient(
-                load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0), total
-            )
+            dx = gradient(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0), total)
             store(out, (o, j, i), dx, count)
 
     return work

@@ -83,7 +83,7 @@ def _environment() -> bytes:
     return digest.digest()
 
 
-class KernelCache(_Cache):  # type: ignore[misc]
+class KernelCache(_Cache):
     """What a Numba dispatcher asks for compiled code and hands it to; never raises."""
 
     def __init__(self, name: str) -> None:

@@ -28,7 +28,6 @@ from .online import (
 from .rows import NEAR_ZERO, keep, log_probability, refined, terms_kept_in, without_top
 from .simd import any_lane, doubles, f32x16, fma, full, half_of, lane, narrow, select, width
 
-
 # -- the visits of a vector of columns ---------------------------------------------------------------------
 
 

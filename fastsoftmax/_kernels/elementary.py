@@ -17,7 +17,8 @@ import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
-from .simd import bits, f32x16, f64x8, fma, from_bits, full, select
+from .simd import bits, f32x16, fma, from_bits, full, select
+
 
 class Exponential(NamedTuple):
     """The constants of exp in one floating type."""

@@ -87,9 +87,7 @@ class Kernel:
     every call and compile again for another layout. What it would check is the plan's business.
     """
 
-    def __init__(
-        self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]
-    ) -> None:
+    def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
         self.name = name
         self._function = function
         self._arguments = arguments
@@ -123,4 +121,3 @@ class Kernel:
     def signatures(self) -> int:
         """How many signatures are compiled or loaded."""
         return len(self._compiled)
-

@@ -12,8 +12,8 @@ from numba.core import types
 
 from . import backward, columns, rows, split, weighted
 from .jit import NUMBER, SCALE, Argument, Kernel, read, write
-from .memory import address, lanes_of, load_columns, scratch, store_columns, view, with_classes
 from .lengths import BLOCK, FEW_ROWS, SMALL
+from .memory import address, lanes_of, load_columns, scratch, store_columns, view, with_classes
 from .simd import doubles, width
 
 
@@ -192,6 +192,4 @@ KERNELS: dict[str, dict[str, Kernel]] = {
 WEIGHTED = Kernel("weighted_rows", over_rows(weighted.weighted_rows), (read(2), write(2), *TASKS, read(2)))
 
 # The first launch of every split operation.
-BLOCK_STATES = Kernel(
-    "block_states", over_blocks_first, (read(2), write(3, types.float64), *TASKS, SCALE)
-)
+BLOCK_STATES = Kernel("block_states", over_blocks_first, (read(2), write(3, types.float64), *TASKS, SCALE))

@@ -50,7 +50,7 @@ class ViewType(types.Type):
 
 
 @register_default(ViewType)
-class _ViewModel(models.StructModel):  # type: ignore[misc]
+class _ViewModel(models.StructModel):
     def __init__(self, dmm: Any, fe_type: ViewType) -> None:
         axes = types.UniTuple(types.intp, fe_type.ndim)
         members = [("data", types.voidptr), ("shape", axes), ("strides", axes)]
@@ -140,9 +140,7 @@ def _indexed(array: types.Type, index: types.Type) -> bool:
     )
 
 
-def _address(
-    context: Any, builder: ir.IRBuilder, array: Any, array_type: Any, index: Any, index_type: Any
-) -> ir.Value:
+def _address(context: Any, builder: ir.IRBuilder, array: Any, array_type: Any, index: Any, index_type: Any) -> ir.Value:
     """Pointer to one element. The last axis is contiguous by contract, so its stride is the item size."""
     view = cgutils.create_struct_proxy(array_type)(context, builder, value=array)
     word = ir.IntType(64)

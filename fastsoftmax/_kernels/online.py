@@ -30,7 +30,7 @@ from .elementary import (
     two_sum,
 )
 from .jit import by_type, inlined
-from .simd import doubles, f32x16, i32x16, fma, from_bits, full, half_of, lane, rotate, select
+from .simd import doubles, f32x16, fma, from_bits, full, half_of, i32x16, lane, rotate, select
 
 # From here on m itself is taken out of x: x - m is then exact for every x whose term counts (Sterbenz), while
 # the whole number nearest x / ln 2 would soon have no place left in the mantissa.

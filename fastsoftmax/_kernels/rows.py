@@ -12,8 +12,8 @@ from numba.core import types
 
 from .elementary import two_sum
 from .jit import by_type, inlined, piece
-from .memory import lanes_of, load, store
 from .lengths import BLOCK, SHORT_ROW
+from .memory import lanes_of, load, store
 from .online import (
     across,
     add,
@@ -32,7 +32,11 @@ from .online import (
     term,
     top_term,
 )
-from .simd import doubles, f32x16, fma, full, lane, rotate, select, width
+from .simd import HalfType, doubles, f32x16, fma, full, lane, rotate, select, width
+
+
+# Rows of up to this many classes are worked on several at a time: six of them share the second cache.
+PIPELINED = 32768
 
 
 @inlined
@@ -67,10 +71,16 @@ def row_top(like, x, row, start, stop):
         c = bigger(load(like, x, (row, j + 2 * w), None, 0.0), c)
         d = bigger(load(like, x, (row, j + 3 * w), None, 0.0), d)
         j += 4 * w
-    while j < stop:
-        a = bigger(load(like, x, (row, j), stop - j, -np.inf), a)
-        j += w
+    a = top_tail(like, x, row, j, stop, a)
     return largest(bigger(bigger(a, b), bigger(c, d)))
+
+
+@inlined
+def top_tail(like, x, row, start, stop, top):
+    """The maxima of what is left of a row, fewer than four vectors."""
+    for j in range(start, stop, width(like)):
+        top = bigger(load(like, x, (row, j), stop - j, -np.inf), top)
+    return top
 
 
 @by_type
@@ -116,6 +126,16 @@ def row_sum(like, x, out, top, row, start, stop, shape, scale):
         d, tops = visit(like, x, out, top, row, j + 3 * w, None, shape, scale, tops)
         total = add(total, (a + b) + (c + d))
         j += 4 * w
+    total, tops = sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
+    number, rest = across(like, total)
+    equal, _ = across(like, add(empty_sum(), tops))
+    return number, rest, equal
+
+
+@inlined
+def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
+    """The sum with what is left of a row, fewer than four vectors."""
+    w = width(like)
     if j < stop:
         a, tops = visit(like, x, out, top, row, j, stop - j, shape, scale, tops)
         b = c = d = full(like, 0.0)
@@ -126,9 +146,7 @@ def row_sum(like, x, out, top, row, start, stop, shape, scale):
         if j + 3 * w < stop:
             d, tops = visit(like, x, out, top, row, j + 3 * w, stop - j - 3 * w, shape, scale, tops)
         total = add(total, (a + b) + (c + d))
-    number, rest = across(like, total)
-    equal, _ = across(like, add(empty_sum(), tops))
-    return number, rest, equal
+    return total, tops
 
 
 @inlined
@@ -139,12 +157,11 @@ def spread(like, q, rest):
 
 
 @inlined
-def scale_row(like, out, row, factor):
-    """Turn the terms kept in ``out[row]`` into probabilities."""
+def scale_row(like, out, row, j, factor):
+    """Turn the terms kept in ``out[row, j:]`` into probabilities."""
     q, rest = factor
     w = width(like)
     stop = out.shape[1]
-    j = 0
     while j + w <= stop:
         e = load(like, out, (row, j), None, 0.0)
         store(out, (row, j), fma(e, q, e * rest), None)
@@ -261,38 +278,102 @@ def softmax_factor(like, state, shape, scale):
 @by_type
 def terms_kept_in(out):
     """`out` if it can hold terms between two visits, None if it is of a half type."""
-    if out.dtype in (types.float32, types.float64):
-        return lambda out: out
-    return lambda out: None
+    if isinstance(out.dtype, HalfType):
+        return lambda out: None
+    return lambda out: out
 
 
 @inlined
-def softmax_short_rows(x, out, first, last, scale):
-    """The probabilities of rows `first` to `last` of at most `SHORT_ROW` classes.
-
-    The maximum of the next row is looked for while the sum of this one is folded to a scalar and inverted: a chain
-    of some sixty cycles that nothing else would fill.
-    """
+def softmax_one_by_one(x, out, first, last, scale):
+    """The probabilities of rows of at most `SHORT_ROW` classes, each finished before the next."""
     n, like, kept = x.shape[1], lanes_of(x), terms_kept_in(out)
-    top = row_top(like, x, first, 0, n)
     for row in range(first, last):
-        shape = frame(top, scale)
+        shape = frame(row_top(like, x, row, 0, n), scale)
         total, rest, _ = row_sum(like, x, kept, None, row, 0, n, shape, scale)
-        top = row_top(like, x, min(row + 1, last - 1), 0, n)
         q, q_rest = reciprocal(total, rest)
         factor = spread(like, q, q_rest)
         if kept is None:
             write_softmax(like, x, out, row, 0, n, shape, scale, factor)
         else:
-            scale_row(like, out, row, factor)
+            scale_row(like, out, row, 0, factor)
+
+
+@inlined
+def softmax_pipelined(x, out, first, last, scale):
+    """The same for at least three rows, of which several fit in the second cache.
+
+    In one loop, row r is summed, r - 2 is written and the maximum of r + 2 is found: the loads and stores of two visits
+    hide behind the arithmetic of the third, and folding sums and maxima to scalars, a chain of a hundred
+    cycles for each row, has the time of a whole row to finish.
+    """
+    n, like = x.shape[1], lanes_of(x)
+    shape = frame(row_top(like, x, first, 0, n), scale)
+    shape_next = frame(row_top(like, x, min(first + 1, last - 1), 0, n), scale)
+    factor = factor_before = spread(like, 1.0, 0.0)
+    for row in range(first, last):
+        ahead, behind = min(row + 2, last - 1), row - 2
+        if behind >= first:
+            total, rest, top = three_visits(like, x, out, row, ahead, behind, shape, scale, factor_before)
+        else:
+            total, rest, _ = row_sum(like, x, out, None, row, 0, n, shape, scale)
+            top = row_top(like, x, ahead, 0, n)
+        q, q_rest = reciprocal(total, rest)
+        factor_before, factor = factor, spread(like, q, q_rest)
+        shape, shape_next = shape_next, frame(top, scale)
+    scale_row(like, out, last - 2, 0, factor_before)
+    scale_row(like, out, last - 1, 0, factor)
+
+
+@inlined
+def three_visits(like, x, out, row, ahead, behind, shape, scale, factor):
+    """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `scale_row` in step."""
+    w, n = width(like), x.shape[1]
+    q, q_rest = factor
+    total = empty_sum()
+    a = full(like, -np.inf)
+    b, c, d = a, a, a
+    j = 0
+    while j + 4 * w <= n:
+        e, _ = visit(like, x, out, None, row, j, None, shape, scale, 0)
+        f, _ = visit(like, x, out, None, row, j + w, None, shape, scale, 0)
+        g, _ = visit(like, x, out, None, row, j + 2 * w, None, shape, scale, 0)
+        h, _ = visit(like, x, out, None, row, j + 3 * w, None, shape, scale, 0)
+        total = add(total, (e + f) + (g + h))
+        a = bigger(load(like, x, (ahead, j), None, 0.0), a)
+        b = bigger(load(like, x, (ahead, j + w), None, 0.0), b)
+        c = bigger(load(like, x, (ahead, j + 2 * w), None, 0.0), c)
+        d = bigger(load(like, x, (ahead, j + 3 * w), None, 0.0), d)
+        for k in range(4):
+            e = load(like, out, (behind, j + k * w), None, 0.0)
+            store(out, (behind, j + k * w), fma(e, q, e * q_rest), None)
+        j += 4 * w
+    total, _ = sum_tail(like, x, out, None, row, j, n, shape, scale, total, 0)
+    a = top_tail(like, x, ahead, j, n, a)
+    scale_row(like, out, behind, j, factor)
+    number, rest = across(like, total)
+    return number, rest, largest(bigger(bigger(a, b), bigger(c, d)))
+
+
+@by_type
+def softmax_short_rows(x, out, first, last, scale):
+    """The probabilities of rows of at most `SHORT_ROW` classes, in whichever way is faster."""
+    if isinstance(out.dtype, HalfType):  # which cannot keep terms
+        return lambda x, out, first, last, scale: softmax_one_by_one(x, out, first, last, scale)
+
+    def short(x, out, first, last, scale):
+        if x.shape[1] > PIPELINED or last - first < 3:
+            softmax_one_by_one(x, out, first, last, scale)
+        else:
+            softmax_pipelined(x, out, first, last, scale)
+
+    return short
 
 
 @piece
 def softmax_rows(x, out, first, last, scale):
     like = lanes_of(x)
     if x.shape[1] <= SHORT_ROW:
-        if first < last:
-            softmax_short_rows(x, out, first, last, scale)
+        softmax_short_rows(x, out, first, last, scale)
         return
     for row in range(first, last):
         state = row_state(like, x, row, scale)

@@ -66,19 +66,19 @@ COMPUTED_IN = {
 
 
 @register_default(VectorType)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: VectorType) -> None:
         super().__init__(dmm, fe_type, _llvm(fe_type))
 
 
 @register_default(MaskType)
-class _MaskModel(models.PrimitiveModel):  # type: ignore[misc]
+class _MaskModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: MaskType) -> None:
         super().__init__(dmm, fe_type, ir.VectorType(ir.IntType(1), fe_type.lanes))
 
 
 @register_default(HalfType)
-class _HalfModel(models.PrimitiveModel):  # type: ignore[misc]
+class _HalfModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: HalfType) -> None:
         super().__init__(dmm, fe_type, ir.IntType(16))
 
@@ -136,7 +136,7 @@ def _as_vector(context: Any, builder: ir.IRBuilder, value: ir.Value, kind: types
 
 
 def _define_operator(symbol: Any) -> None:
-    class Template(AbstractTemplate):  # type: ignore[misc]
+    class Template(AbstractTemplate):
         key = symbol
 
         def generic(self, args: tuple[types.Type, ...], kws: Any) -> Any:
@@ -198,7 +198,9 @@ def select(typingctx, mask, a, b):
     if isinstance(mask, types.Boolean) and isinstance(a, types.Number) and isinstance(b, types.Number):
 
         def codegen_scalar(context, builder, sig, args):
-            yes, no = (context.cast(builder, v, t, sig.return_type) for v, t in zip(args[1:], sig.args[1:], strict=True))
+            yes, no = (
+                context.cast(builder, v, t, sig.return_type) for v, t in zip(args[1:], sig.args[1:], strict=True)
+            )
             return builder.select(args[0], yes, no)
 
         wide = a if a == b else types.float64

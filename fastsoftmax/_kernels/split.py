@@ -7,8 +7,8 @@ those that one thread would have gone through alone (`rows.row_state`), so the b
 from __future__ import annotations
 
 from .jit import piece
-from .memory import lanes_of, store
 from .lengths import BLOCK
+from .memory import lanes_of, store
 from .online import frame, log_others, log_total, merge
 from .rows import block_state, refined, softmax_factor, spread, write_log_softmax, write_softmax
 from .simd import full
