@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -116,7 +116,8 @@ def promoted(dtype: np.dtype) -> np.dtype:
     """The dtype of the result for logits of this dtype."""
     if dtype.kind in "iub":
         return np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
-    return dtype if dtype_name(dtype) else dtype.newbyteorder("=")
+    native: np.dtype = dtype if dtype_name(dtype) else dtype.newbyteorder("=")
+    return native
 
 
 def result_dtype(dtype: Any, x: np.ndarray) -> np.dtype:
@@ -232,8 +233,9 @@ def elementwise(x: Any, axis: Any, where: Any, temperature: Any, dtype: Any, out
 
 def _new_like(array: np.ndarray, kind: np.dtype) -> np.ndarray:
     """A new array that lies in memory as `array` does, so that one kernel can go along both."""
-    order = "C" if 0 in array.strides else "K"
-    return np.empty_like(array, kind, order, subok=False)
+    order: Literal["C", "K"] = "C" if 0 in array.strides else "K"
+    new: np.ndarray = np.empty_like(array, kind, order=order, subok=False)
+    return new
 
 
 def gradient(grad_output: Any, output: Any, axis: Any, out: Any) -> Request:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from typing import Any
+from typing import Any, Literal, overload
 
 import llvmlite
 import llvmlite.binding
@@ -22,6 +22,14 @@ _FEATURES = {
     "+sse4.2": ("SSE4.2", 128),
     "+sse2": ("SSE2", 128),
 }
+
+
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+
+
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
@@ -67,7 +75,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "instruction_set": name,
         "vector_bits": bits,
         "caches": dict(_machine.caches()),
-        "processors": processors.count,
+        "processors": processors.number,
         "processors_reason": processors.reason,
         "num_threads": _execute.get_num_threads(),
         "threading_layer": _execute.threading_layer(),

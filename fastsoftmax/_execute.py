@@ -60,7 +60,7 @@ def get_num_threads() -> int:
     if count is not None:
         return count
     if _default is None:
-        _default = _machine.wanted_threads().count
+        _default = _machine.wanted_threads().number
     return _default
 
 

@@ -16,7 +16,7 @@ VARIABLE = "FASTSOFTMAX_NUM_THREADS"
 class Processors(NamedTuple):
     """How many processors this process may use, and what says so."""
 
-    count: int
+    number: int
     reason: str
 
 

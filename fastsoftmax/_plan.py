@@ -17,10 +17,13 @@ from ._kernels.lengths import BLOCK, LANES, SHORT_ROW
 WORTH_SHARING_NS = 10_000
 ROW_NS = 40
 NARROW_ROW_NS = 6
+VECTOR_NS = 10
 ELEMENT_NS = {"float32": 0.35, "float16": 0.6, "bfloat16": 0.6, "float64": 1.0}
 
 HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"})
 HAS_SPLIT = HAS_NARROW
+HAS_PACKED = frozenset({"softmax", "log_softmax"})
+PACKED = frozenset({2, 4, 8, 16})
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Plan:
     operation, dtype
         What is computed, and on which elements.
     kernel
-        "rows", "narrow" (a few classes, many rows at once), "columns" (classes on a strided axis)
+        "rows", "packed" (2, 4, 8 or 16 classes), "narrow" (a few classes, many rows at once), "columns" (classes on a strided axis)
         or "split" (long rows shared out by blocks).
     tasks
         Parts that the work is cut into; 1 is a plain call.
@@ -51,8 +54,8 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=4096)
-def rows(operation: str, dtype: str, count: int, classes: int, threads: int) -> Plan:
-    """Plan for ``x[row, class]`` with contiguous classes."""
+def rows(operation: str, dtype: str, count: int, classes: int, threads: int, dense: bool = False) -> Plan:
+    """Plan for ``x[row, class]`` with contiguous classes; `dense` if rows follow each other without a gap."""
     lanes = LANES[dtype]
     if classes > SHORT_ROW:
         blocks = -(-classes // BLOCK)
@@ -63,7 +66,13 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int) -> 
             return Plan(operation, dtype, "split", tasks, BLOCK, reason)
         tasks = min(tasks, count)
         return Plan(operation, dtype, "rows", tasks, BLOCK, "long rows, one after the other")
-    if classes < lanes and count >= lanes // 2 and operation in HAS_NARROW:
+    few = classes <= lanes and count >= lanes // 2
+    if few and dense and classes in PACKED and operation in HAS_PACKED:
+        step = lanes // classes
+        tasks = _tasks(count / step * VECTOR_NS, count // step, threads)
+        reason = f"{classes} classes: {step} rows in a vector"
+        return Plan(operation, dtype, "packed", tasks, classes, reason)
+    if few and classes < lanes and operation in HAS_NARROW:
         groups = -(-count // lanes)
         tasks = _tasks(count * (NARROW_ROW_NS + classes), groups, threads)
         reason = f"fewer than {lanes} classes: {lanes} rows at once"

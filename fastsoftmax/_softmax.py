@@ -326,7 +326,7 @@ def _quick(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndar
         return result
     if not _arguments.plain(x, result):
         return None
-    plan = _plan.rows(operation, dtype, *x.shape, _execute.get_num_threads())
+    plan = _plan.rows(operation, dtype, *x.shape, _execute.get_num_threads(), True)
     _execute.run(plan, x, result)
     return result
 
@@ -350,7 +350,8 @@ def _run(operation: str, request: Request, arrays: tuple[np.ndarray, ...], threa
     x, out = arrays[0], arrays[-1]
     extra = request.scale if len(arrays) == 2 else arrays[1]
     if x.ndim == 2:
-        plan = _plan.rows(operation, request.dtype, x.shape[0], x.shape[1], threads)
+        dense = all(array.flags.c_contiguous for array in arrays)
+        plan = _plan.rows(operation, request.dtype, *x.shape, threads, dense)
     else:
         plan = _plan.columns(operation, request.dtype, *x.shape, threads)
     _execute.run(plan, x, out, extra)

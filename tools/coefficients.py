@@ -49,12 +49,14 @@ def extrema(error, low, high, count, grid=600):
 
 
 def show(title, coefficients, error, dtype):
+    """Print one fit."""
     print(f"\n{title}: largest error {mp.nstr(error, 3)}")
     for c in coefficients:
         print(f"    {float(dtype(float(c))).hex() if dtype is np.float64 else repr(float(dtype(float(c))))},")
 
 
 def main():
+    """Print all fits."""
     half = mp.log(2) / 2 * mp.mpf("1.0001")
 
     def tail(r):

@@ -113,7 +113,7 @@ class KernelCache(_Cache):
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 return None
             return self._impl.rebuild(target_context, pickle.loads(content[32:]))
-        except Exception:  # a damaged or foreign file is as good as none: compile
+        except Exception:  # noqa: BLE001 - a damaged or foreign file is as good as none: compile
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -141,10 +141,10 @@ def _write(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        os.replace(aside, path)
+        Path(aside).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(aside)
+            Path(aside).unlink()
         raise
 
 

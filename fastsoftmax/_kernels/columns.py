@@ -9,18 +9,18 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import by_type, inlined, piece
-from .memory import lanes_of, load, store, view
+from .memory import lanes_of, load, store, terms_in, view
 from .online import (
     add,
     at_infinity,
     bigger,
     empty_sum,
+    factor_of,
     frame,
     join,
     log_others,
     log_total,
     others,
-    reciprocal,
     scaled,
     shrink_of,
     term,
@@ -63,6 +63,8 @@ def visit(like, x, out, top, o, j, i, count, shape, scale, tops):
 def column_sum(like, x, out, top, o, i, count, shape, scale, sums):
     """The sums of the columns' terms and, with a `top`, how many are it and not in the sums: as `row_sum`."""
     n, w = x.shape[1], width(like)
+    if n <= w:
+        return few_sum(like, x, out, top, o, i, count, shape, scale, terms_in(like, sums))
     tops = full(like, 0.0)
     for group in range(0, n, 4 * w):
         for k in range(min(w, n - group)):
@@ -78,6 +80,40 @@ def column_sum(like, x, out, top, o, i, count, shape, scale, sums):
             before = empty_sum() if group == 0 else load_sum(sums, k)
             store_sum(sums, k, add(before, (a + b) + (c + d)))
     return column_fold(like, sums, min(w, n)), tops
+
+
+@inlined
+def few_sum(like, x, out, top, o, i, count, shape, scale, terms):
+    """The same for no more classes than lanes: their terms are folded from where they are kept, in registers."""
+    n = x.shape[1]
+    tops = full(like, 0.0)
+    for j in range(n):
+        e, tops = visit(like, x, out, top, o, j, i, count, shape, scale, tops)
+        store(terms, (0, j, 0), e, None)
+    return join(like, fold_by_2(like, terms, 0, n), fold_by_2(like, terms, 1, n)), tops
+
+
+@inlined
+def fold_by_2(like, terms, k, n):
+    return join(like, fold_by_4(like, terms, k, n), fold_by_4(like, terms, k + 2, n))
+
+
+@inlined
+def fold_by_4(like, terms, k, n):
+    return join(like, fold_by_8(like, terms, k, n), fold_by_8(like, terms, k + 4, n))
+
+
+@by_type
+def fold_by_8(like, terms, k, n):
+    if like != f32x16:  # of eight lanes, which have no eighth neighbour
+        return lambda like, terms, k, n: leaf(like, terms, k, n)
+    return lambda like, terms, k, n: join(like, leaf(like, terms, k, n), leaf(like, terms, k + 8, n))
+
+
+@inlined
+def leaf(like, terms, k, n):
+    """The term of class k as a sum of one; of none if there is no such class."""
+    return add(empty_sum(), load(like, terms, (0, k, 0), None, 0.0)) if k < n else empty_sum()
 
 
 @inlined
@@ -151,12 +187,12 @@ def lanes_pair(like, values, rests):
 def column_factor(like, total):
     """What turns terms into probabilities, from their sum."""
     if like != f32x16:
-        return lambda like, total: reciprocal(total[0], total[1])
+        return lambda like, total: factor_of(total[0], total[1])
 
     def both(like, total):
-        q, rest = reciprocal(total[0], doubles(0.0))
-        q2, rest2 = reciprocal(total[1], doubles(0.0))
-        return lanes_pair(like, (q, q2), (rest, rest2))
+        zero = doubles(0.0)
+        high, low = lanes_pair(like, total, (zero, zero))
+        return factor_of(high, low)
 
     return both
 

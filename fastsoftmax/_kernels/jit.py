@@ -72,7 +72,7 @@ def write(ndim: int, dtype: types.Type | None = None) -> Argument:
 SCALE = Argument("scale")
 NUMBER = Argument("number")
 
-DTYPES = {
+DTYPES: dict[str, types.Type] = {
     "float32": types.float32,
     "float64": types.float64,
     "float16": float16,

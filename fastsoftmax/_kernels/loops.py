@@ -7,10 +7,12 @@ never changes a result.
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import prange
 from numba.core import types
 
-from . import backward, columns, rows, split, weighted
+from . import backward, columns, packed, rows, split, weighted
 from .jit import NUMBER, SCALE, Argument, Kernel, read, write
 from .lengths import BLOCK, FEW_ROWS, SMALL
 from .memory import address, lanes_of, load_columns, scratch, store_columns, view, with_classes
@@ -128,10 +130,11 @@ def over_blocks(work):
 TASKS = (NUMBER, NUMBER, NUMBER)
 
 
-def _kernels(operation: str, extra: tuple[Argument, Argument], **layouts):
+def _kernels(operation: str, extra: tuple[Argument, Argument], **layouts: Any) -> dict[str, Kernel]:
     """The kernels of an operation, by layout."""
     flat, deep = extra
-    made = {}
+    made: dict[str, Kernel] = {}
+    arguments: tuple[Argument, ...]
     for layout, loop in layouts.items():
         if layout == "split":
             arguments = (read(2), write(2), read(3, types.float64), *TASKS, flat)
@@ -155,6 +158,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         "softmax",
         (SCALE, SCALE),
         rows=over_rows(rows.softmax_rows),
+        packed=over_rows(packed.softmax_packed),
         narrow=over_narrow(columns.softmax_columns),
         columns=over_columns(columns.softmax_columns),
         split=over_blocks(split.softmax_blocks),
@@ -163,6 +167,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         "log_softmax",
         (SCALE, SCALE),
         rows=over_rows(rows.log_softmax_rows),
+        packed=over_rows(packed.log_softmax_packed),
         narrow=over_narrow(columns.log_softmax_columns),
         columns=over_columns(columns.log_softmax_columns),
         split=over_blocks(split.log_softmax_blocks),

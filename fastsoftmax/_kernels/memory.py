@@ -116,6 +116,26 @@ def scratch(typingctx, like, rows):
 
 
 @intrinsic(prefer_literal=True)
+def terms_in(typingctx, like, sums):
+    """The scratch room of sums as room for sixteen vectors like `like`, which is never larger."""
+    if not isinstance(like, VectorType) or not isinstance(sums, ViewType):
+        return None
+    made = ViewType(like.element, 3)
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(sums)(context, builder, value=args[1])
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        target.data = source.data
+        target.shape = source.shape
+        word = ir.IntType(64)
+        size = 64 // like.lanes
+        target.strides = cgutils.pack_array(builder, [word(1024), word(64), word(size)])
+        return target._getvalue()
+
+    return made(like, sums), codegen
+
+
+@intrinsic(prefer_literal=True)
 def with_classes(typingctx, array, classes):
     """The view with only the first `classes` along its second axis."""
     if not isinstance(array, ViewType):

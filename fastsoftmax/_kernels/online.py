@@ -95,10 +95,10 @@ def frame(top, scale):
     A term is ``exp((x - shift) * scale) * 2**(headroom - k)``, with k the exponent of the maximum itself. At the
     floor, the middle of the interval that rounds to the exponent of no bits, a term is exactly 0.
     """
-    z, tail = scaled(top, scale)
+    z, _ = scaled(top, scale)
     size = select(z < 0.0, 0.0 - z, z)
     shift = select(size < FAR, full(top, 0.0), top)
-    z, tail = scaled(top - shift, scale)
+    z, _ = scaled(top - shift, scale)
     k, exponent = nearest_exponent(z)
     floor = unscaled((k + zero_exponent(top)) * LN2, scale)
     return shift, floor, factor_of_top(exponent), k
@@ -182,6 +182,19 @@ def reciprocal(total, rest):
     total, rest = two_sum(total, rest)
     q = 1.0 / total
     return q, (fma(0.0 - q, total, 1.0) - q * rest) * q
+
+
+@by_type
+def factor_of(total, rest):
+    """``1 / (total + rest)`` as a pair, from a pair of lanes: float32 lanes need no more than float32 division."""
+    if total != f32x16:
+        return lambda total, rest: reciprocal(total, rest)
+
+    def single(total, rest):
+        q = 1.0 / total
+        return q, q * (fma(0.0 - q, total, 1.0) - q * rest)
+
+    return single
 
 
 @inlined

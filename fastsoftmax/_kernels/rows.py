@@ -20,6 +20,7 @@ from .online import (
     at_infinity,
     bigger,
     empty_sum,
+    factor_of,
     frame,
     log_others,
     log_total,
@@ -33,7 +34,6 @@ from .online import (
     top_term,
 )
 from .simd import HalfType, doubles, f32x16, fma, full, lane, rotate, select, width
-
 
 # Rows of up to this many classes are worked on several at a time: six of them share the second cache.
 PIPELINED = 32768
@@ -272,7 +272,7 @@ def softmax_factor(like, state, shape, scale):
     return spread(like, q * shrink, q_rest * shrink)
 
 
-# -- the work on a run of rows -------------------------------------------------------------------------------------------
+# -- the work on a run of rows -----------------------------------------------------------------------------------------
 
 
 @by_type
@@ -290,8 +290,8 @@ def softmax_one_by_one(x, out, first, last, scale):
     for row in range(first, last):
         shape = frame(row_top(like, x, row, 0, n), scale)
         total, rest, _ = row_sum(like, x, kept, None, row, 0, n, shape, scale)
-        q, q_rest = reciprocal(total, rest)
-        factor = spread(like, q, q_rest)
+        high, low = spread(like, total, rest)
+        factor = factor_of(high, low)
         if kept is None:
             write_softmax(like, x, out, row, 0, n, shape, scale, factor)
         else:
@@ -317,8 +317,8 @@ def softmax_pipelined(x, out, first, last, scale):
         else:
             total, rest, _ = row_sum(like, x, out, None, row, 0, n, shape, scale)
             top = row_top(like, x, ahead, 0, n)
-        q, q_rest = reciprocal(total, rest)
-        factor_before, factor = factor, spread(like, q, q_rest)
+        high, low = spread(like, total, rest)
+        factor_before, factor = factor, factor_of(high, low)
         shape, shape_next = shape_next, frame(top, scale)
     scale_row(like, out, last - 2, 0, factor_before)
     scale_row(like, out, last - 1, 0, factor)
