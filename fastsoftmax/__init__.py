@@ -7,10 +7,10 @@ kept in a cache.
 from ._config import show_config, warmup
 from ._execute import get_num_threads, set_num_threads, threads
 from ._softmax import log_softmax, log_softmax_backward, logsumexp, softmax, softmax_backward
-
-__version__ = "0.1.0"
+from ._version import __version__
 
 __all__ = [
+    "__version__",
     "get_num_threads",
     "log_softmax",
     "log_softmax_backward",

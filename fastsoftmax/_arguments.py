@@ -116,8 +116,7 @@ def promoted(dtype: np.dtype) -> np.dtype:
     """The dtype of the result for logits of this dtype."""
     if dtype.kind in "iub":
         return np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
-    native: np.dtype = dtype if dtype_name(dtype) else dtype.newbyteorder("=")
-    return native
+    return dtype if dtype_name(dtype) else np.dtype(dtype.newbyteorder("="))
 
 
 def result_dtype(dtype: Any, x: np.ndarray) -> np.dtype:
@@ -187,9 +186,9 @@ def out_of(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         raise ValueError(f"out has shape {out.shape}: the result has shape {shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only: give an array that can be written")
-    if any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
         raise ValueError("out is broadcast, elements of it overlap: give an array of its own memory")
-    return np.asarray(out)
+    return out
 
 
 # -- whole calls
@@ -305,7 +304,7 @@ def _request(
     mask: np.ndarray | None,
     scale: tuple[float, float, float, float] | None,
 ) -> Request:
-    result = out
+    result, out = out, np.asarray(out)
     private = any(_collide(array, out) for array in (*arrays, *(() if mask is None else (mask,))))
     if private:
         out = np.empty(out.shape, kind)

@@ -37,7 +37,7 @@ class Blocks:
     absent
         What stands for the elements of each array where the mask is False.
     masked
-        What an `out` of the arrays' shape holds there.
+        What an `out` of the arrays' shape holds there; None if `out` is smaller.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Blocks:
         room: int,
         where: np.ndarray | None,
         absent: tuple[float, ...],
-        masked: float,
+        masked: float | None,
     ) -> None:
         ndim = arrays[0].ndim
         order = [i for i in range(ndim) if i not in axes] + list(axes)
@@ -82,26 +82,35 @@ class Blocks:
 
     def do(self, index: int, work: Work) -> None:
         """Read one block, do the work on it, write its result."""
-        at = self.indices[index]
-        where = None if self._where is None else self._where[(*at, ...)]
-        rows = [
-            self._read(array[(*at, ...)], where, absent)
-            for array, absent in zip(self._arrays, self._absent, strict=True)
-        ]
-        out = self._out[(*at, ...)]  # the ellipsis keeps a view where nothing is left to index
-        whole = self._results == self._classes
-        result = rows[0] if whole else np.empty((len(rows[0]), self._results), self._dtype)
-        work(*rows, result)
-        written = result.reshape(out.shape)
-        if where is not None and whole:
-            np.copyto(written, self._masked, where=~where)
-        np.copyto(out, written, casting="same_kind")
-
-    def _read(self, block: np.ndarray, where: np.ndarray | None, absent: float) -> np.ndarray:
-        rows = np.empty(block.shape, self._dtype)
-        if where is None:
-            np.copyto(rows, block, casting="unsafe")
+        at = (*self.indices[index], ...)  # the ellipsis keeps a view where nothing is left to index
+        where = None if self._where is None else self._where[at]
+        out = self._out[at]
+        inputs = [array[at] for array in self._arrays]
+        pieces = list(zip(inputs, self._absent, strict=True))
+        if self._masked is None:
+            rows = [self._read(np.empty(x.shape, self._dtype), x, where, absent) for x, absent in pieces]
+            result = np.empty((len(rows[0]), self._results), self._dtype)
+            work(*rows, result)
         else:
-            rows.fill(absent)
-            np.copyto(rows, block, where=where, casting="unsafe")
-        return rows.reshape(-1, self._classes)
+            # The result has room for what is read, and often is where it shall go.
+            fits = out.flags.c_contiguous and out.dtype == self._dtype
+            room = out if fits else np.empty(out.shape, self._dtype)
+            rows = [self._read(np.empty(x.shape, self._dtype), x, where, absent) for x, absent in pieces[1:]]
+            result = self._read(room, inputs[0], where, self._absent[0])
+            work(result, *rows, result)
+            if where is not None:
+                np.copyto(result.reshape(out.shape), self._masked, where=~where)
+            if room is out:
+                return
+        np.copyto(out, result.reshape(out.shape), casting="same_kind")
+
+    def _read(self, room: np.ndarray, block: np.ndarray, where: np.ndarray | None, absent: float) -> np.ndarray:
+        """A block as rows, in `room`, which may be the memory of the block itself."""
+        if where is None:
+            np.copyto(room, block, casting="unsafe")
+        elif np.may_share_memory(room, block):
+            np.copyto(room, absent, where=~where)
+        else:
+            room.fill(absent)
+            np.copyto(room, block, where=where, casting="unsafe")
+        return room.reshape(-1, self._classes)

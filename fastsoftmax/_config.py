@@ -11,6 +11,7 @@ import numba
 import numpy as np
 
 from . import _execute, _machine
+from ._version import __version__
 
 # From the widest: the first that the code generator may use names the instruction set.
 _FEATURES = {
@@ -60,8 +61,6 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode is {mode!r}: give 'stdout' or 'dicts'")
-    from . import __version__
-
     processors = _machine.wanted_threads()
     name, bits = _instruction_set()
     found = {

@@ -10,7 +10,9 @@ import functools
 from dataclasses import dataclass
 
 from . import _machine
-from ._kernels.lengths import BLOCK, LANES, SHORT_ROW
+from ._kernels.lengths import BLOCK, LANES, SHORT_ROW, SMALL
+
+__all__ = ["SMALL", "Plan", "columns", "rows", "scratch_elements"]
 
 # Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
 # threads costs 3 to 5 us, so work of twice that is shared.
@@ -35,8 +37,8 @@ class Plan:
     operation, dtype
         What is computed, and on which elements.
     kernel
-        "rows", "packed" (2, 4, 8 or 16 classes), "narrow" (a few classes, many rows at once), "columns" (classes on a strided axis)
-        or "split" (long rows shared out by blocks).
+        "rows", "packed" (2, 4, 8 or 16 classes), "narrow" (a few classes, many rows at once),
+        "columns" (classes on a strided axis) or "split" (long rows shared out by blocks).
     tasks
         Parts that the work is cut into; 1 is a plain call.
     block

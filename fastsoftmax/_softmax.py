@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _arguments, _execute, _plan
-from ._arguments import Request
-from ._blocks import Blocks
-from ._kernels.lengths import SMALL
+from . import _arguments, _calls
 
 
 def softmax(
@@ -78,12 +75,12 @@ def softmax(
     >>> fastsoftmax.softmax([3.0, 1.0, 2.0], where=[True, False, True])
     array([0.73105858, 0.        , 0.26894142])
     """
-    if where is None and dtype is None and temperature == 1.0:
-        result = _quick("softmax", x, axis, out)
+    if where is None and dtype is None and type(temperature) is float and temperature == 1.0:
+        result = _calls.quick("softmax", x, axis, out)
         if result is not None:
             return result
     request = _arguments.elementwise(x, axis, where, temperature, dtype, out)
-    result = _carry_out("softmax", request, masked=0.0)
+    result = _calls.carry_out("softmax", request, masked=0.0)
     return result if result.ndim or out is not None else result[()]
 
 
@@ -138,12 +135,12 @@ def log_softmax(
     >>> fastsoftmax.log_softmax([0.0, -40.0])
     array([-4.24835426e-18, -4.00000000e+01])
     """
-    if where is None and dtype is None and temperature == 1.0:
-        result = _quick("log_softmax", x, axis, out)
+    if where is None and dtype is None and type(temperature) is float and temperature == 1.0:
+        result = _calls.quick("log_softmax", x, axis, out)
         if result is not None:
             return result
     request = _arguments.elementwise(x, axis, where, temperature, dtype, out)
-    result = _carry_out("log_softmax", request, masked=-np.inf)
+    result = _calls.carry_out("log_softmax", request, masked=-np.inf)
     return result if result.ndim or out is not None else result[()]
 
 
@@ -206,9 +203,9 @@ def logsumexp(
     (np.float64(1.5413248546129181), np.float64(-1.0))
     """
     if b is not None:
-        return _weighted(a, axis, b, keepdims, return_sign, where, out)
+        return _calls.weighted(a, axis, b, keepdims, return_sign, where, out)
     request = _arguments.reduction(a, axis, where, keepdims, out)
-    total = _carry_out("logsumexp", request, masked=-np.inf)
+    total = _calls.carry_out("logsumexp", request, masked=-np.inf)
     total = total if out is not None else total[()]
     if not return_sign:
         return total
@@ -264,7 +261,7 @@ def softmax_backward(
     array([ 0.25, -0.25])
     """
     request = _arguments.gradient(grad_output, output, axis, out)
-    return _carry_out("softmax_backward", request)
+    return _calls.carry_out("softmax_backward", request)
 
 
 def log_softmax_backward(
@@ -313,94 +310,4 @@ def log_softmax_backward(
     array([ 0.5, -0.5])
     """
     request = _arguments.gradient(grad_output, output, axis, out)
-    return _carry_out("log_softmax_backward", request)
-
-
-def _quick(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
-    """The result of the simplest of calls; None if this is another one."""
-    dtype = _arguments.two_axes(x, axis, out)
-    if dtype is None:
-        return None
-    result = np.empty(x.shape, x.dtype) if out is None else out
-    if x.size <= SMALL and _execute.run_small(operation, dtype, x, result):
-        return result
-    if not _arguments.plain(x, result):
-        return None
-    plan = _plan.rows(operation, dtype, *x.shape, _execute.get_num_threads(), True)
-    _execute.run(plan, x, result)
-    return result
-
-
-def _carry_out(operation: str, request: Request, masked: float = 0.0) -> np.ndarray:
-    threads = _execute.get_num_threads()
-    if request.arrays[0].size == 0:
-        request.out[...] = masked
-    elif request.views is not None:
-        for view in request.views:
-            _run(operation, request, view.arrays, threads)
-    else:
-        _through_blocks(operation, request, masked, threads)
-    if request.private:
-        np.copyto(request.result, request.out.reshape(request.result.shape))
-    return request.result
-
-
-def _run(operation: str, request: Request, arrays: tuple[np.ndarray, ...], threads: int) -> None:
-    """Plan and execute one canonical piece of work."""
-    x, out = arrays[0], arrays[-1]
-    extra = request.scale if len(arrays) == 2 else arrays[1]
-    if x.ndim == 2:
-        dense = all(array.flags.c_contiguous for array in arrays)
-        plan = _plan.rows(operation, request.dtype, *x.shape, threads, dense)
-    else:
-        plan = _plan.columns(operation, request.dtype, *x.shape, threads)
-    _execute.run(plan, x, out, extra)
-
-
-def _through_blocks(operation: str, request: Request, masked: float, threads: int) -> None:
-    blocks = Blocks(
-        request.arrays,
-        request.out,
-        request.axes,
-        request.out.dtype,
-        _plan.scratch_elements(request.out.itemsize),
-        request.where,
-        (-np.inf,) * len(request.arrays),
-        masked,
-    )
-    # One block may be one long row, and then its work is what is shared.
-    inner = threads if len(blocks.indices) == 1 else 1
-
-    def do(index: int) -> None:
-        blocks.do(index, lambda *rows: _run(operation, request, rows, inner))
-
-    _execute.each(do, len(blocks.indices), min(threads, len(blocks.indices)))
-
-
-def _weighted(a: Any, axis: Any, b: Any, keepdims: bool, return_sign: bool, where: Any, out: Any) -> Any:
-    """`logsumexp` with weights: float64 blocks of both, whatever they are."""
-    request = _arguments.weighted(a, axis, b, where, keepdims, out)
-    arrays, axes = request.arrays, request.axes
-    # Each row gives two numbers, the logarithm and the sign.
-    shape = list(arrays[0].shape)
-    for i in axes:
-        shape[i] = 2 if i == axes[0] else 1
-    pairs = np.full(shape, -np.inf)
-    np.moveaxis(pairs, axes[0], 0)[1] = 0.0
-    if arrays[0].size:
-        room = _plan.scratch_elements(pairs.itemsize)
-        blocks = Blocks(arrays, pairs, axes, pairs.dtype, room, request.where, (-np.inf, 0.0), 0.0)
-
-        def work(terms: np.ndarray, weights: np.ndarray, result: np.ndarray) -> None:
-            terms[weights == 0] = -np.inf
-            _execute.run_weighted(terms, result, weights)
-
-        count = len(blocks.indices)
-        threads = min(_execute.get_num_threads(), count)
-        _execute.each(lambda index: blocks.do(index, work), count, threads)
-    log, sign = (part.reshape(request.result.shape) for part in np.split(pairs, 2, axes[0]))
-    if not return_sign:
-        log = np.where(sign < 0, np.nan, log)
-    np.copyto(request.result, log, casting="same_kind")
-    total = request.result if out is not None else request.result[()]
-    return (total, sign.astype(request.result.dtype)[()]) if return_sign else total
+    return _calls.carry_out("log_softmax_backward", request)

@@ -124,9 +124,7 @@ def _scaled_distance(x: Array, peak: Array, temperature: float) -> tuple[Array, 
 # --- softmax and log_softmax ------------------------------------------------------------
 
 
-def _probabilities(
-    x: Any, axis: Axis, where: Any, temperature: float
-) -> tuple[Array, Array, Array, Array, Array]:
+def _probabilities(x: Any, axis: Axis, where: Any, temperature: float) -> tuple[Array, Array, Array, Array, Array]:
     """Rows of x, of the mask, of distances to the peak, of their exponentials; the sum less one."""
     x = to_long(x)
     mask = np.broadcast_to(True if where is None else np.asarray(where), x.shape)
@@ -212,9 +210,7 @@ def _finite_logsumexp(a: Array, b: Array) -> tuple[Array, Array]:
     return np.where(empty, -np.inf, value), sign
 
 
-def logsumexp(
-    a: Any, axis: Axis = None, b: Any = None, keepdims: bool = False, *, where: Any = None
-) -> Array:
+def logsumexp(a: Any, axis: Axis = None, b: Any = None, keepdims: bool = False, *, where: Any = None) -> Array:
     """log(sum(b * exp(a))), nan where the sum is negative."""
     value, sign = signed_logsumexp(a, axis, b, keepdims, where=where)
     return np.where(sign < 0, np.nan, value)

@@ -48,8 +48,7 @@ STRIDED: dict[str, tuple[tuple[int, ...], Axis]] = {
 }
 REGIONS = NARROW | SHORT | LONG_ROWS | STRIDED
 BRIEF_REGIONS = {
-    name: REGIONS[name]
-    for name in ("narrow-10", "short-17", "short-1000", "long-65537", "strided-2d", "tuple-split")
+    name: REGIONS[name] for name in ("narrow-10", "short-17", "short-1000", "long-65537", "strided-2d", "tuple-split")
 }
 
 # --- layouts: the same values, lying otherwise in memory --------------------------------

@@ -29,9 +29,7 @@ every_backward = pytest.mark.parametrize("name", BACKWARD)
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
-def refused(
-    error: type[Exception], *says: str, call: Callable[..., Any], out: Guarded | None = None
-) -> None:
+def refused(error: type[Exception], *says: str, call: Callable[..., Any], out: Guarded | None = None) -> None:
     """Assert that the call fails with this very type, that its message says all that it must.
 
     `says` are regular expressions, case ignored: the first ones the value, the last one the remedy.
@@ -79,9 +77,7 @@ def test_dtype_of_the_input(name: str, kind: str) -> None:
 
 
 @every_function
-@pytest.mark.skipif(
-    np.dtype(np.longdouble) == np.dtype(np.float64), reason="long double is float64 here"
-)
+@pytest.mark.skipif(np.dtype(np.longdouble) == np.dtype(np.float64), reason="long double is float64 here")
 def test_long_double_names_what_is_supported(name: str) -> None:
     x = np.ones(3, np.longdouble)
     says = [str(x.dtype), "float16", "bfloat16", "float32", "float64"]
@@ -157,9 +153,7 @@ def test_where_that_does_not_broadcast(name: str, shape: tuple[int, ...]) -> Non
         re.escape(str(shape)),
         re.escape(str(X.shape)),
         "broadcast",
-        call=lambda: getattr(fastsoftmax, name)(
-            X, axis=-1, where=np.ones(shape, bool), out=out.array
-        ),
+        call=lambda: getattr(fastsoftmax, name)(X, axis=-1, where=np.ones(shape, bool), out=out.array),
         out=out,
     )
 
@@ -255,9 +249,7 @@ def test_shape_of_out(name: str, shape: tuple[int, ...]) -> None:
     refused(ValueError, "out", re.escape(str(shape)), re.escape(str(X.shape)), call=call, out=out)
 
 
-@pytest.mark.parametrize(
-    ("keepdims", "shape"), [(False, (3, 1)), (False, (4,)), (True, (3,)), (True, ())]
-)
+@pytest.mark.parametrize(("keepdims", "shape"), [(False, (3, 1)), (False, (4,)), (True, (3,)), (True, ())])
 def test_shape_of_out_of_a_reduction(keepdims: bool, shape: tuple[int, ...]) -> None:
     out = Guarded.make(shape, np.float32)
     needed = (3, 1) if keepdims else (3,)
@@ -290,9 +282,7 @@ def test_out_that_is_no_array(name: str, out: Any) -> None:
 def test_masked_out(name: str) -> None:
     """Its mask would go on hiding results."""
     out = np.ma.masked_array(np.full(result_shape(name, (4,), ()), 7.0), True)
-    refused(
-        TypeError, "out", "masked", call=lambda: getattr(fastsoftmax, name)(np.ones(4), out=out)
-    )
+    refused(TypeError, "out", "masked", call=lambda: getattr(fastsoftmax, name)(np.ones(4), out=out))
     assert (out.data == 7).all()
 
 

@@ -69,15 +69,11 @@ def check(name: str, g: Array, y: Array, axis: Axis = None, **options: Any) -> A
     assert got.shape == y.shape
     error = np.abs(got.astype(LONG) - exact)
     excess = np.where(error <= limit, 0, error / limit)
-    assert not excess.any(), (
-        f"{float(excess.max()):.2f} times the bound, {(excess > 0).sum()} places"
-    )
+    assert not excess.any(), f"{float(excess.max()):.2f} times the bound, {(excess > 0).sum()} places"
     return got
 
 
-def pair(
-    name: str, rng: np.random.Generator, shape: tuple[int, ...], axis: Axis, dtype: Any
-) -> tuple[Array, Array]:
+def pair(name: str, rng: np.random.Generator, shape: tuple[int, ...], axis: Axis, dtype: Any) -> tuple[Array, Array]:
     """A gradient, and an output rounded from the exact one: no kernel at work but the tested."""
     y = getattr(reference, FORWARD[name])(rng.normal(0, 3, shape), axis).astype(dtype)
     return rng.normal(0, 1, shape).astype(dtype), y
@@ -108,9 +104,7 @@ def test_gradient_of_one_sign_does_not_drift(name: str, dtype: Any) -> None:
 
 @every_function
 @floats
-@pytest.mark.parametrize(
-    ("shape", "axis"), [((3, 9), -1), ((9, 3), 0), ((4, 3, 5), (0, 2)), ((70,), None)]
-)
+@pytest.mark.parametrize(("shape", "axis"), [((3, 9), -1), ((9, 3), 0), ((4, 3, 5), (0, 2)), ((70,), None)])
 def test_finite_differences(
     name: str, shape: tuple[int, ...], axis: Axis, dtype: Any, rng: np.random.Generator
 ) -> None:
@@ -135,12 +129,8 @@ def test_finite_differences(
 
 
 @every_function
-@pytest.mark.parametrize(
-    ("shape", "dim"), [((64, 10), 1), ((7, 1000), 1), ((40, 30), 0), ((3, 5, 40), 1)]
-)
-def test_torch_autograd(
-    name: str, shape: tuple[int, ...], dim: int, rng: np.random.Generator
-) -> None:
+@pytest.mark.parametrize(("shape", "dim"), [((64, 10), 1), ((7, 1000), 1), ((40, 30), 0), ((3, 5, 40), 1)])
+def test_torch_autograd(name: str, shape: tuple[int, ...], dim: int, rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")
     x = torch.tensor(rng.normal(0, 3, shape), requires_grad=True)
     g = rng.normal(0, 1, shape)
@@ -154,9 +144,7 @@ def test_torch_autograd(
 @brief_regions
 @all_floats
 @pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
-def test_in_place_of_the_gradient(
-    name: str, region: str, dtype: Any, layout: str, rng: np.random.Generator
-) -> None:
+def test_in_place_of_the_gradient(name: str, region: str, dtype: Any, layout: str, rng: np.random.Generator) -> None:
     shape, axis = REGIONS[region]
     g, y = pair(name, rng, shape, axis, dtype)
     function = getattr(fastsoftmax, name)
@@ -170,9 +158,7 @@ def test_in_place_of_the_gradient(
 @every_function
 @brief_regions
 @floats
-def test_in_place_of_the_output(
-    name: str, region: str, dtype: Any, rng: np.random.Generator
-) -> None:
+def test_in_place_of_the_output(name: str, region: str, dtype: Any, rng: np.random.Generator) -> None:
     shape, axis = REGIONS[region]
     g, y = pair(name, rng, shape, axis, dtype)
     function = getattr(fastsoftmax, name)

@@ -38,9 +38,7 @@ def folder(tmp_path: Path) -> Path:
         (["--axis", "-1,-3"], (-1, -3)),
     ],
 )
-def test_commands_write_what_the_functions_return(
-    folder: Path, words: list[str], axis: Axis
-) -> None:
+def test_commands_write_what_the_functions_return(folder: Path, words: list[str], axis: Axis) -> None:
     x, out = np.load(folder / "x.npy"), folder / "out.npy"
     for command, expected in (
         ("softmax", reference.softmax(x, axis)),
@@ -66,9 +64,7 @@ def test_temperature(folder: Path) -> None:
 
 def test_keepdims(folder: Path) -> None:
     out = folder / "out.npy"
-    assert (
-        invoke("logsumexp", folder / "x.npy", "-o", out, "--axis", 1, "--keepdims").exit_code == 0
-    )
+    assert invoke("logsumexp", folder / "x.npy", "-o", out, "--axis", 1, "--keepdims").exit_code == 0
     expected = reference.logsumexp(np.load(folder / "x.npy"), 1, keepdims=True)
     np.testing.assert_allclose(np.load(out), expected, rtol=2e-6)
     assert np.load(out).shape == (3, 1, 5)
@@ -159,9 +155,7 @@ def cut_in_the_header(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["softmax", "log-softmax", "logsumexp"])
-def test_input_errors(
-    tmp_path: Path, command: str, write: Callable[[Path], object], message: str
-) -> None:
+def test_input_errors(tmp_path: Path, command: str, write: Callable[[Path], object], message: str) -> None:
     source, out = tmp_path / "in.npy", tmp_path / "out.npy"
     write(source)
     out.write_bytes(b"old")
@@ -184,9 +178,7 @@ def test_input_errors(
     ],
 )
 def test_argument_errors(folder: Path, words: list[str], message: str) -> None:
-    check_refused(
-        invoke("softmax", folder / "x.npy", "-o", folder / "out.npy", *words), "softmax", message
-    )
+    check_refused(invoke("softmax", folder / "x.npy", "-o", folder / "out.npy", *words), "softmax", message)
     assert [path.name for path in folder.iterdir()] == ["x.npy"]
 
 
@@ -252,9 +244,7 @@ main()
 
 @pytest.mark.skipif(os.name != "posix", reason="needs file-size limits and SIGKILL")
 @pytest.mark.parametrize(("way", "code", "temporaries"), [("limit", 2, 0), ("kill", -9, 1)])
-def test_an_interrupted_write_leaves_the_old_file(
-    folder: Path, way: str, code: int, temporaries: int
-) -> None:
+def test_an_interrupted_write_leaves_the_old_file(folder: Path, way: str, code: int, temporaries: int) -> None:
     np.save(folder / "x.npy", np.zeros((64, 1024)))
     (folder / "out.npy").write_bytes(b"old")
     result = run("-c", INTERRUPTED, way, cwd=folder)
@@ -306,8 +296,7 @@ def test_without_the_extra_the_fix_is_named(package: str, start: str) -> None:
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr == (
-        f"The command line needs {package}, which is missing: "
-        'install it with pip install "fastsoftmax[cli]"\n'
+        f'The command line needs {package}, which is missing: install it with pip install "fastsoftmax[cli]"\n'
     )
 
 

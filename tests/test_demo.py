@@ -83,9 +83,7 @@ def test_the_demo_shows_the_right_probabilities(page: Page, shipped: Shipped) ->
             assert match, (token, block)
             assert float(match[1]) == pytest.approx(p[token], rel=6e-3)
             position = match.end()
-        assert re.search(
-            re.escape(repr(shipped["tokens"][target])) + r"\s+\d+\.\d{3}\s*$", lines[0]
-        )
+        assert re.search(re.escape(repr(shipped["tokens"][target])) + r"\s+\d+\.\d{3}\s*$", lines[0])
         assert float(lines[1].split()[-1]) == pytest.approx(p[target], rel=6e-3)
 
 
@@ -127,9 +125,7 @@ def test_the_demo_shows_the_measured_errors(page: Page, shipped: Shipped) -> Non
     promised = {"softmax": 3, "log_softmax": 3, "logsumexp": 2}
     for name, truth in exact.items():
         number = r"\s+(\d+\.\d+)"
-        row = re.search(
-            rf"^ {name}{number} ms{number} ms{number}{number} ulp{number} ulp", text, re.M
-        )
+        row = re.search(rf"^ {name}{number} ms{number} ms{number}{number} ulp{number} ulp", text, re.M)
         assert row, (name, text)
         seconds, numpy_seconds, ratio, error, numpy_error = map(float, row.groups())
         assert seconds > 0

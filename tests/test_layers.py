@@ -23,14 +23,16 @@ PUBLIC = {"_softmax"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_kernels": {"_kernels"},
     "_machine": set(),
+    "_version": set(),
     "_layout": {"_kernels.lengths"},  # numbers that layouts, plans and kernels agree on
     "_arguments": {"_layout"},
     "_blocks": set(),
     "_plan": {"_machine", "_kernels.lengths"},
     "_execute": {"_kernels", "_plan", "_machine"},
-    **{name: {"_arguments", "_blocks", "_plan", "_execute"} for name in PUBLIC},
-    "_config": {"_machine", "_execute"},
-    "__init__": PUBLIC | {"_config", "_execute"},
+    "_calls": {"_arguments", "_blocks", "_plan", "_execute"},
+    **{name: {"_arguments", "_calls"} for name in PUBLIC},
+    "_config": {"_machine", "_execute", "_version"},
+    "__init__": PUBLIC | {"_config", "_execute", "_version"},
     "cli": {"__init__", "_commands", "_demo"},
     "_commands": {"__init__", "_demo"},
     "_demo": {"__init__"},
@@ -87,9 +89,7 @@ def test_imports_point_downwards(path: Path) -> None:
     assert foreign <= allowed, f"{layer} may import only {sorted(allowed)} from outside"
 
 
-@pytest.mark.parametrize(
-    "layer", ["_arguments", "_layout", "_blocks", "_machine", "_plan", "_softmax", "__init__"]
-)
+@pytest.mark.parametrize("layer", ["_arguments", "_layout", "_blocks", "_machine", "_plan", "_softmax", "__init__"])
 def test_only_kernels_and_their_launcher_know_the_compiler(layer: str) -> None:
     assert not {name.split(".")[0] for name in imported(PACKAGE / f"{layer}.py")} & {
         "numba",
@@ -107,9 +107,7 @@ def test_files_stay_short(path: Path) -> None:
     assert lines <= LONGEST_FILE, f"{path.name} has {lines} lines: split it"
 
 
-def test_the_reader_of_imports_reads_all_kinds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reader_of_imports_reads_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Relative, absolute, of a submodule, of a name, inside a function."""
     package = tmp_path / "fastsoftmax"
     (package / "_kernels").mkdir(parents=True)
@@ -142,9 +140,7 @@ def test_the_reader_of_imports_reads_all_kinds(
 
 def fresh(code: str) -> dict[str, object]:
     """Run code in a fresh interpreter; what it prints as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     result: dict[str, object] = json.loads(done.stdout)
     return result

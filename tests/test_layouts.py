@@ -45,9 +45,7 @@ def test_layouts(name: str, region: str, dtype: Any, layout: str, rng: np.random
 @floats
 @pytest.mark.parametrize("along", [0, 1, 2])
 @pytest.mark.parametrize("axis", [None, 0, 1, 2, (0, 2)])
-def test_broadcast_input(
-    name: str, axis: Axis, along: int, dtype: Any, rng: np.random.Generator
-) -> None:
+def test_broadcast_input(name: str, axis: Axis, along: int, dtype: Any, rng: np.random.Generator) -> None:
     """A stride of zero among the classes or among the rows."""
     shape = [6, 5, 40]
     shape[along] = 1
@@ -58,9 +56,7 @@ def test_broadcast_input(
 @brief_regions
 @all_floats
 @pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
-def test_out_in_every_layout(
-    name: str, region: str, dtype: Any, layout: str, rng: np.random.Generator
-) -> None:
+def test_out_in_every_layout(name: str, region: str, dtype: Any, layout: str, rng: np.random.Generator) -> None:
     x, axis = drawn(rng, region, dtype)
     out = LAYOUTS[layout](np.full(x.shape, 7, dtype))
     assert call(name, x, axis, out=out) is out
@@ -71,9 +67,7 @@ def test_out_in_every_layout(
 @brief_regions
 @all_floats
 @pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
-def test_in_place(
-    name: str, region: str, dtype: Any, layout: str, rng: np.random.Generator
-) -> None:
+def test_in_place(name: str, region: str, dtype: Any, layout: str, rng: np.random.Generator) -> None:
     x, axis = drawn(rng, region, dtype)
     expected = call(name, x, axis)
     laid = LAYOUTS[layout](x)
@@ -85,9 +79,7 @@ def test_in_place(
 @every_region
 @floats
 @pytest.mark.parametrize("gap", [1, 2])
-def test_nothing_is_written_around_out(
-    name: str, region: str, dtype: Any, gap: int, rng: np.random.Generator
-) -> None:
+def test_nothing_is_written_around_out(name: str, region: str, dtype: Any, gap: int, rng: np.random.Generator) -> None:
     x, axis = drawn(rng, region, dtype)
     guarded = Guarded.make(x.shape, dtype, gap=gap)
     call(name, x, axis, out=guarded.array)
@@ -112,9 +104,7 @@ def right_or_refused(call: Callable[[], Any], out: Array, expected: Array, memor
 @every_map
 @pytest.mark.parametrize("shift", [1, 5, 40, 64])
 @pytest.mark.parametrize("direction", [1, -1])
-def test_out_that_overlaps_the_input(
-    name: str, shift: int, direction: int, rng: np.random.Generator
-) -> None:
+def test_out_that_overlaps_the_input(name: str, shift: int, direction: int, rng: np.random.Generator) -> None:
     buffer = rng.normal(size=40 * 40 + shift)
     x, out = (buffer[: 40 * 40].reshape(40, 40), buffer[shift:].reshape(40, 40))[::direction]
     expected = call(name, x, -1)

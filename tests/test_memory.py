@@ -165,9 +165,7 @@ def test_logsumexp(case: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize(
-    "case", ["rows", "strided-axis", "tuple-of-axes", "float16", "int32", "where"]
-)
+@pytest.mark.parametrize("case", ["rows", "strided-axis", "tuple-of-axes", "float16", "int32", "where"])
 def test_without_out_only_the_output(name: str, case: str) -> None:
     settings = CASES[case]
     x, options = arguments(settings)

@@ -39,9 +39,7 @@ ROW_REGIONS = [
 
 @pytest.mark.parametrize("operation", FORWARD)
 @pytest.mark.parametrize(("rows", "classes", "threads", "kernel", "tasks"), ROW_REGIONS)
-def test_rows(
-    operation: str, rows: int, classes: int, threads: int, kernel: str, tasks: int
-) -> None:
+def test_rows(operation: str, rows: int, classes: int, threads: int, kernel: str, tasks: int) -> None:
     plan = _plan.rows(operation, "float32", rows, classes, threads)
     assert (plan.kernel, plan.tasks) == (kernel, tasks)
     assert plan.block == (classes if classes <= SHORT_ROW else BLOCK)
@@ -82,14 +80,13 @@ def test_a_plan_is_a_value_that_says_why() -> None:
 def test_every_plan_names_a_kernel() -> None:
     for operation in KERNELS:
         for rows, classes, threads, *_ in ROW_REGIONS:
-            assert (
-                _plan.rows(operation, "float32", rows, classes, threads).kernel
-                in KERNELS[operation]
-            )
+            assert _plan.rows(operation, "float32", rows, classes, threads).kernel in KERNELS[operation]
 
 
 CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
-    ((3, 5), -1, ["rows"]),
+    ((3, 5), -1, []),  # small, and plain: by a kernel without a plan
+    ((3, 5), None, ["rows"]),
+    ((30, 4), -1, ["packed"]),
     ((30, 5), -1, ["narrow"]),
     ((30, 50), -1, ["rows"]),
     ((30, 50), None, ["rows"]),
@@ -125,7 +122,7 @@ def test_calls_take_the_planned_path(
 def test_strided_views_that_need_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices, steps and transposes of any two axes are read as they lie."""
     x = np.arange(8 * 40 * 50, dtype=np.float32).reshape(8, 40, 50)
-    monkeypatch.setattr("fastsoftmax._softmax.Blocks", None)
+    monkeypatch.setattr("fastsoftmax._calls.Blocks", None)
     for array, axis in [
         (x[:, ::2], 2),
         (x[::-1, :, 5:45], 2),

@@ -133,9 +133,7 @@ def test_bits_do_not_depend_on_the_layout(problem: Problem, name: str) -> None:
     dtype=st.sampled_from([np.float32, np.float64]),
     offset=st.sampled_from([-30000.0, -64.0, 1024.0]),
 )
-def test_what_must_hold_of_any_softmax(
-    seed: int, classes: int, dtype: type[np.floating[Any]], offset: float
-) -> None:
+def test_what_must_hold_of_any_softmax(seed: int, classes: int, dtype: type[np.floating[Any]], offset: float) -> None:
     """Sum of one, order kept, indifference to a constant added exactly, coherence of the three."""
     x = np.round(values(np.random.default_rng(seed), (3, classes), "normal") * 64) / 64
     x = x.astype(dtype)

@@ -56,9 +56,7 @@ def test_signature(name: str) -> None:
     theirs = inspect.signature(getattr(scipy.special, name)).parameters
     ours = inspect.signature(getattr(fastsoftmax, name)).parameters
     head = list(ours.values())[: len(theirs)]
-    assert [(p.name, p.kind, p.default) for p in head] == [
-        (p.name, p.kind, p.default) for p in theirs.values()
-    ]
+    assert [(p.name, p.kind, p.default) for p in head] == [(p.name, p.kind, p.default) for p in theirs.values()]
     extra = list(ours.values())[len(theirs) :]
     assert all(p.kind is p.KEYWORD_ONLY for p in extra)
 
@@ -76,9 +74,7 @@ def test_random_inputs(name: str, axis: Axis, dtype: Any, rng: np.random.Generat
 @dtypes
 @pytest.mark.parametrize("keepdims", [False, True])
 @pytest.mark.parametrize("return_sign", [False, True])
-@pytest.mark.parametrize(
-    "weights", [None, "positive", "signed", "some zero", "all zero", "negative"]
-)
+@pytest.mark.parametrize("weights", [None, "positive", "signed", "some zero", "all zero", "negative"])
 def test_logsumexp(
     axis: Axis,
     dtype: Any,
@@ -92,9 +88,7 @@ def test_logsumexp(
     both("logsumexp", a, axis, None if b is None else b.astype(dtype), keepdims, return_sign)
 
 
-def drawn_weights(
-    kind: str | None, shape: tuple[int, ...], rng: np.random.Generator
-) -> Array | None:
+def drawn_weights(kind: str | None, shape: tuple[int, ...], rng: np.random.Generator) -> Array | None:
     b = rng.uniform(0.5, 2, shape)
     if kind == "signed":
         b *= rng.choice([-1, 1], shape, p=[0.3, 0.7])
@@ -169,9 +163,7 @@ def test_weight_of_zero_adds_nothing(term: float, other: float, expected: float)
 
 
 @every_name
-@pytest.mark.parametrize(
-    "x", [3.0, np.float32(3), np.array(3.0), np.array(-np.inf), np.array(np.inf)]
-)
+@pytest.mark.parametrize("x", [3.0, np.float32(3), np.array(3.0), np.array(-np.inf), np.array(np.inf)])
 def test_scalars(name: str, x: Any) -> None:
     for axis in (None, 0, -1):
         both(name, x, axis)
@@ -194,9 +186,7 @@ def test_full_reductions_of_logsumexp(keepdims: bool, return_sign: bool) -> None
 
 def test_keepdims_of_a_scalar_keeps_no_dimension() -> None:
     """As NumPy's reductions; SciPy makes one dimension of none."""
-    assert np.shape(fastsoftmax.logsumexp(2.0, keepdims=True)) == np.shape(
-        np.sum(2.0, keepdims=True)
-    )
+    assert np.shape(fastsoftmax.logsumexp(2.0, keepdims=True)) == np.shape(np.sum(2.0, keepdims=True))
 
 
 @every_name
@@ -211,9 +201,7 @@ def test_integers(name: str, dtype: Any, rng: np.random.Generator) -> None:
     both(name, rng.integers(-9, 9, (4, 7)).astype(dtype), -1)
 
 
-@pytest.mark.parametrize(
-    ("shape", "axis"), [((0, 3), 1), ((3, 0), 0), ((0, 3), 0), ((3, 0), 1), ((0,), None)]
-)
+@pytest.mark.parametrize(("shape", "axis"), [((0, 3), 1), ((3, 0), 0), ((0, 3), 0), ((3, 0), 1), ((0,), None)])
 def test_empty(shape: tuple[int, ...], axis: Axis) -> None:
     both("logsumexp", np.empty(shape), axis)
     both("logsumexp", np.empty(shape), axis, keepdims=True)

@@ -180,9 +180,7 @@ def test_float16_is_not_computed_in_float16(rng: np.random.Generator) -> None:
 # --- infinities, nan, masks -------------------------------------------------------------
 
 
-def with_special_rows(
-    rng: np.random.Generator, region: str, dtype: Any, first: float = np.nan
-) -> tuple[Array, Axis]:
+def with_special_rows(rng: np.random.Generator, region: str, dtype: Any, first: float = np.nan) -> tuple[Array, Axis]:
     """Rows with some -inf; the first holds `first`, one +inf, one nan and +inf, one is all -inf."""
     shape, axis = REGIONS[region]
     x = rng.normal(0, 4, shape)
@@ -203,9 +201,7 @@ def with_special_rows(
 @every_region
 @all_floats
 @pytest.mark.parametrize("first", [np.nan, np.inf])
-def test_infinities_and_nan(
-    name: str, region: str, dtype: Any, first: float, rng: np.random.Generator
-) -> None:
+def test_infinities_and_nan(name: str, region: str, dtype: Any, first: float, rng: np.random.Generator) -> None:
     x, axis = with_special_rows(rng, region, dtype, first)
     check(name, x, axis)
 
@@ -257,9 +253,7 @@ def test_where(name: str, region: str, dtype: Any, rng: np.random.Generator) -> 
 @every_function
 @brief_regions
 @floats
-def test_where_meets_special_rows(
-    name: str, region: str, dtype: Any, rng: np.random.Generator
-) -> None:
+def test_where_meets_special_rows(name: str, region: str, dtype: Any, rng: np.random.Generator) -> None:
     x, axis = with_special_rows(rng, region, dtype)
     check(name, x, axis, where=rng.random(x.shape) < 0.6)
 
@@ -293,9 +287,7 @@ def test_rows_all_masked(region: str, dtype: Any, rng: np.random.Generator) -> N
 @every_function
 @pytest.mark.parametrize("axis", [None, 0, 1, 2, (0, 2), (1, 2)])
 @pytest.mark.parametrize("shape", [(4, 5, 21), (5, 21), (21,), (1,), (4, 1, 1), (1, 5, 1), ()])
-def test_where_broadcasts(
-    name: str, shape: tuple[int, ...], axis: Axis, rng: np.random.Generator
-) -> None:
+def test_where_broadcasts(name: str, shape: tuple[int, ...], axis: Axis, rng: np.random.Generator) -> None:
     x = rng.normal(size=(4, 5, 21))
     check(name, x, axis, where=rng.random(shape) < 0.5)
     check(name, x, axis, where=(rng.random(shape) < 0.5).tolist())

@@ -143,9 +143,7 @@ def test_pairs_of_float64() -> None:
                 scalars(x, again)
                 np.testing.assert_array_equal(out, again)
                 for lane in range(8):
-                    pair = [
-                        mpmath.mpf(out[16 * i + lane]) + out[16 * i + 8 + lane] for i in range(3)
-                    ]
+                    pair = [mpmath.mpf(out[16 * i + lane]) + out[16 * i + 8 + lane] for i in range(3)]
                     xi = mpmath.mpf(x[lane])
                     exact = [mpmath.exp(-xi), mpmath.log1p(xi), mpmath.log(xi)]
                     # Below 1e-290 the rest of exp's pair has no digits left.
@@ -161,17 +159,12 @@ def test_code_has_vectors_and_no_libm(monkeypatch: pytest.MonkeyPatch) -> None:
     features = numba.config.CPU_FEATURES or ""
     for layout in ("rows", "narrow", "columns"):
         dispatcher = KERNELS["log_softmax"][layout].dispatcher(parallel=False)
-        kinds = [
-            a.numba_type(DTYPES["float32"], False)
-            for a in KERNELS["log_softmax"][layout]._arguments
-        ]
+        kinds = [a.numba_type(DTYPES["float32"], False) for a in KERNELS["log_softmax"][layout]._arguments]
         fresh = numba.njit(error_model="numpy", nogil=True)(dispatcher.py_func)
         fresh.compile(tuple(kinds))
         (assembly,) = fresh.inspect_asm().values()
         # Calls go by the address of a symbol: `movabsq $symbol, %reg`.
-        symbols = set(re.findall(r"\$(\w+), %r", assembly)) | set(
-            re.findall(r"call\w*\s+(\w+)", assembly)
-        )
+        symbols = set(re.findall(r"\$(\w+), %r", assembly)) | set(re.findall(r"call\w*\s+(\w+)", assembly))
         assert not {s for s in symbols if re.fullmatch(r"(exp|log|log1p|fma|expm1|pow)f?\d*", s)}
         if not features and "zmm" in assembly:
             assert assembly.count("%zmm") > assembly.count("%ymm")

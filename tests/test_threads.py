@@ -190,9 +190,7 @@ def test_bits_do_not_depend_on_threads(region: str, dtype: Any, rng: np.random.G
     x = rng.normal(0, 4, shape).astype(dtype)
     alone, *others = ([threads_results(n, x, axis)] for n in (1, 2, 3))
     for other in others:
-        assert dict(zip(OPERATIONS, alone[0], strict=True)) == dict(
-            zip(OPERATIONS, other[0], strict=True)
-        )
+        assert dict(zip(OPERATIONS, alone[0], strict=True)) == dict(zip(OPERATIONS, other[0], strict=True))
 
 
 def threads_results(n: int, x: Any, axis: Any) -> list[bytes]:
@@ -201,12 +199,8 @@ def threads_results(n: int, x: Any, axis: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-@pytest.mark.parametrize(
-    "classes", [2, 3, 7, 10, 16, 17, 64, 100, 128, 129, 1000, 1025, 5000, 65536, 65537, 200000]
-)
-def test_a_batch_of_one_is_the_row_of_a_batch(
-    classes: int, dtype: Any, rng: np.random.Generator
-) -> None:
+@pytest.mark.parametrize("classes", [2, 3, 7, 10, 16, 17, 64, 100, 128, 129, 1000, 1025, 5000, 65536, 65537, 200000])
+def test_a_batch_of_one_is_the_row_of_a_batch(classes: int, dtype: Any, rng: np.random.Generator) -> None:
     rows = min(1000, max(3, 300000 // classes))
     x = rng.normal(0, 4, (rows, classes)).astype(dtype)
     outputs = {name: getattr(fastsoftmax, name)(x, axis=-1) for name in OPERATIONS[:3]}

@@ -25,8 +25,9 @@ from .online import (
     shrink_of,
     term,
 )
-from .rows import NEAR_ZERO, keep, log_probability, refined, terms_kept_in, without_top
+from .rows import NEAR_ZERO, refined
 from .simd import any_lane, doubles, f32x16, fma, full, half_of, lane, narrow, select, width
+from .visits import keep, log_probability, terms_kept_in, without_top
 
 # -- the visits of a vector of columns ---------------------------------------------------------------------
 
@@ -184,14 +185,13 @@ def lanes_pair(like, values, rests):
 
 
 @by_type
-def column_factor(like, total):
-    """What turns terms into probabilities, from their sum."""
+def column_factor(like, total, lost):
+    """What turns terms into probabilities, from their sum and what the term of the maximum lost."""
     if like != f32x16:
-        return lambda like, total: factor_of(total[0], total[1])
+        return lambda like, total, lost: factor_of(total[0], total[1] + lost)
 
-    def both(like, total):
-        zero = doubles(0.0)
-        high, low = lanes_pair(like, total, (zero, zero))
+    def both(like, total, lost):
+        high, low = lanes_pair(like, total, sides(like, lost))
         return factor_of(high, low)
 
     return both
@@ -278,7 +278,7 @@ def softmax_columns(x, out, o, i, count, scale, sums):
     shape = frame(top, scale)
     kept = terms_kept_in(out)
     total, _ = column_sum(like, x, kept, None, o, i, count, shape, scale, sums)
-    factor = column_factor(like, total)
+    factor = column_factor(like, total, shape[4])
     if kept is None:
         write_softmax(like, x, out, o, i, count, shape, scale, factor)
     else:

@@ -73,6 +73,13 @@ def zero_exponent(like):
 
 
 @by_type
+def two_to_headroom(like):
+    """``2**headroom``."""
+    power = 2.0 ** constants_of(like).headroom
+    return lambda like: power
+
+
+@by_type
 def factor_of_top(exponent):
     """The bits of ``2**headroom``, less those of the exponent of the maximum."""
     c = SINGLE if exponent == i32x16 else DOUBLE
@@ -90,24 +97,28 @@ def unscaled(z, scale):
 
 @inlined
 def frame(top, scale):
-    """What turns x into terms, from the row's maximum: the shift, the floor, the factor's bits and k.
+    """What turns x into terms, from the row's maximum: the shift, the floor, the factor's bits, k, and what is lost.
 
     A term is ``exp((x - shift) * scale) * 2**(headroom - k)``, with k the exponent of the maximum itself. At the
-    floor, the middle of the interval that rounds to the exponent of no bits, a term is exactly 0.
+    floor, the middle of the interval that rounds to the exponent of no bits, a term is exactly 0. What the term of
+    the maximum loses when it is rounded is given apart: where that term is most of the sum, it is most of the
+    sum's error.
     """
     z, _ = scaled(top, scale)
     size = select(z < 0.0, 0.0 - z, z)
     shift = select(size < FAR, full(top, 0.0), top)
-    z, _ = scaled(top - shift, scale)
+    z, tail = scaled(top - shift, scale)
     k, exponent = nearest_exponent(z)
     floor = unscaled((k + zero_exponent(top)) * LN2, scale)
-    return shift, floor, factor_of_top(exponent), k
+    t = exp_near(z, tail, k)
+    lost = (t - ((t + 1.0) - 1.0)) * two_to_headroom(top)
+    return shift, floor, factor_of_top(exponent), k, lost
 
 
 @inlined
 def term(x, frame, scale):
     """The lanes of x as terms; exactly 0 from the floor down, so that -inf and absent lanes leave no trace."""
-    shift, floor, factor, _ = frame
+    shift, floor, factor, _, _ = frame
     v = x - shift
     z, tail = scaled(select(v < floor, floor, v), scale)
     k, exponent = nearest_exponent(z)

@@ -11,8 +11,8 @@ from .columns import column_factor, column_logs, states
 from .jit import inlined, piece
 from .memory import lanes_of, load, store
 from .online import add, bigger, empty_sum, frame, join, term
-from .rows import log_probability, without_top
 from .simd import any_lane, fma, full, rotate, select, width
+from .visits import log_probability, without_top
 
 
 @inlined
@@ -59,7 +59,7 @@ def softmax_packed_at(like, x, out, row, count, scale):
     v = load(like, x, (row, 0), count, 0.0)
     shape = frame(row_maxima(v, classes), scale)
     e = term(v, shape, scale)
-    q, rest = column_factor(like, row_sums(e, classes))
+    q, rest = column_factor(like, row_sums(e, classes), shape[4])
     store(out, (row, 0), fma(e, q, e * rest), count)
 
 

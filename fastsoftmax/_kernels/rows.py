@@ -1,25 +1,18 @@
-"""Rows whose classes are contiguous: ``x[row, class]``.
+"""Rows whose classes are contiguous, ``x[row, class]``: states, and the work on runs of rows.
 
 A short row is read from memory once: its maximum, its terms and their sum, and the write come while it is in
 cache. A long row has a state per block, in order, and is then read once more to be written. Where rows are
-fewer than threads the blocks of a row are shared out (`block_states`, then `*_from_states`).
+fewer than threads the blocks of a row are shared out (`split`).
 """
 
 from __future__ import annotations
-
-import numpy as np
-from numba.core import types
 
 from .elementary import two_sum
 from .jit import by_type, inlined, piece
 from .lengths import BLOCK, SHORT_ROW
 from .memory import lanes_of, load, store
 from .online import (
-    across,
-    add,
     at_infinity,
-    bigger,
-    empty_sum,
     factor_of,
     frame,
     log_others,
@@ -30,191 +23,23 @@ from .online import (
     reciprocal,
     scaled,
     shrink_of,
-    term,
     top_term,
 )
-from .simd import HalfType, doubles, f32x16, fma, full, lane, rotate, select, width
+from .simd import HalfType, doubles, f32x16, full, rotate, select, width
+from .visits import (
+    row_sum,
+    row_top,
+    scalar,
+    scale_row,
+    spread,
+    terms_kept_in,
+    three_visits,
+    write_log_softmax,
+    write_softmax,
+)
 
 # Rows of up to this many classes are worked on several at a time: six of them share the second cache.
 PIPELINED = 32768
-
-
-@inlined
-def scalar(v):
-    """The first lane, in float64."""
-    return np.float64(lane(v, 0))
-
-
-# -- the visits of a row -----------------------------------------------------------------------------------
-
-
-@inlined
-def largest(v):
-    """The largest lane, in every lane."""
-    if width(v) == 16:
-        v = bigger(rotate(v, 8), v)
-    v = bigger(rotate(v, 4), v)
-    v = bigger(rotate(v, 2), v)
-    return bigger(rotate(v, 1), v)
-
-
-@inlined
-def row_top(like, x, row, start, stop):
-    """The maximum of ``x[row, start:stop]`` in every lane; NaN counts for nothing, no element gives -inf."""
-    w = width(like)
-    a = full(like, -np.inf)
-    b, c, d = a, a, a
-    j = start
-    while j + 4 * w <= stop:
-        a = bigger(load(like, x, (row, j), None, 0.0), a)
-        b = bigger(load(like, x, (row, j + w), None, 0.0), b)
-        c = bigger(load(like, x, (row, j + 2 * w), None, 0.0), c)
-        d = bigger(load(like, x, (row, j + 3 * w), None, 0.0), d)
-        j += 4 * w
-    a = top_tail(like, x, row, j, stop, a)
-    return largest(bigger(bigger(a, b), bigger(c, d)))
-
-
-@inlined
-def top_tail(like, x, row, start, stop, top):
-    """The maxima of what is left of a row, fewer than four vectors."""
-    for j in range(start, stop, width(like)):
-        top = bigger(load(like, x, (row, j), stop - j, -np.inf), top)
-    return top
-
-
-@by_type
-def without_top(v, top, e, count):
-    """The terms with those of the maximum set to 0 and counted; all terms where `top` is None."""
-    if isinstance(top, types.NoneType):
-        return lambda v, top, e, count: (e, count)
-
-    def counted(v, top, e, count):
-        equal = v == top
-        return select(equal, full(e, 0.0), e), select(equal, count + 1.0, count)
-
-    return counted
-
-
-@by_type
-def keep(out, index, e, count):
-    """Store terms, unless `out` is None."""
-    if isinstance(out, types.NoneType):
-        return lambda out, index, e, count: None
-    return lambda out, index, e, count: store(out, index, e, count)
-
-
-@inlined
-def visit(like, x, out, top, row, j, count, shape, scale, tops):
-    """One vector of terms, kept in `out` on the way."""
-    v = load(like, x, (row, j), count, -np.inf)
-    e = term(v, shape, scale)
-    keep(out, (row, j), e, count)
-    return without_top(v, top, e, tops)
-
-
-@inlined
-def row_sum(like, x, out, top, row, start, stop, shape, scale):
-    """The sum of the terms of ``x[row, start:stop]`` and, with a `top`, how many are it and not in the sum."""
-    w = width(like)
-    total, tops = empty_sum(), full(like, 0.0)
-    j = start
-    while j + 4 * w <= stop:
-        a, tops = visit(like, x, out, top, row, j, None, shape, scale, tops)
-        b, tops = visit(like, x, out, top, row, j + w, None, shape, scale, tops)
-        c, tops = visit(like, x, out, top, row, j + 2 * w, None, shape, scale, tops)
-        d, tops = visit(like, x, out, top, row, j + 3 * w, None, shape, scale, tops)
-        total = add(total, (a + b) + (c + d))
-        j += 4 * w
-    total, tops = sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
-    number, rest = across(like, total)
-    equal, _ = across(like, add(empty_sum(), tops))
-    return number, rest, equal
-
-
-@inlined
-def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
-    """The sum with what is left of a row, fewer than four vectors."""
-    w = width(like)
-    if j < stop:
-        a, tops = visit(like, x, out, top, row, j, stop - j, shape, scale, tops)
-        b = c = d = full(like, 0.0)
-        if j + w < stop:
-            b, tops = visit(like, x, out, top, row, j + w, stop - j - w, shape, scale, tops)
-        if j + 2 * w < stop:
-            c, tops = visit(like, x, out, top, row, j + 2 * w, stop - j - 2 * w, shape, scale, tops)
-        if j + 3 * w < stop:
-            d, tops = visit(like, x, out, top, row, j + 3 * w, stop - j - 3 * w, shape, scale, tops)
-        total = add(total, (a + b) + (c + d))
-    return total, tops
-
-
-@inlined
-def spread(like, q, rest):
-    """The float64 pair ``q + rest`` as a pair of vectors in the type of `like`."""
-    high = full(like, q)
-    return high, full(like, (q - scalar(high)) + rest)
-
-
-@inlined
-def scale_row(like, out, row, j, factor):
-    """Turn the terms kept in ``out[row, j:]`` into probabilities."""
-    q, rest = factor
-    w = width(like)
-    stop = out.shape[1]
-    while j + w <= stop:
-        e = load(like, out, (row, j), None, 0.0)
-        store(out, (row, j), fma(e, q, e * rest), None)
-        j += w
-    if j < stop:
-        e = load(like, out, (row, j), stop - j, 0.0)
-        store(out, (row, j), fma(e, q, e * rest), stop - j)
-
-
-@inlined
-def write_softmax(like, x, out, row, start, stop, shape, scale, factor):
-    """The probabilities of ``x[row, start:stop]``, from x."""
-    q, rest = factor
-    w = width(like)
-    j = start
-    while j + w <= stop:
-        e = term(load(like, x, (row, j), None, 0.0), shape, scale)
-        store(out, (row, j), fma(e, q, e * rest), None)
-        j += w
-    if j < stop:
-        e = term(load(like, x, (row, j), stop - j, 0.0), shape, scale)
-        store(out, (row, j), fma(e, q, e * rest), stop - j)
-
-
-@inlined
-def log_probability(v, top, log, scale):
-    """``(x - m) * scale - log(1 + r)``: two numbers of one sign, so that nothing cancels."""
-    high, rest = log
-    z, tail = scaled(v - top, scale)
-    return (z - high) - minus(rest, tail)
-
-
-@by_type
-def minus(rest, tail):
-    """``rest - tail``, or `rest` where there is no tail."""
-    if isinstance(tail, types.NoneType):
-        return lambda rest, tail: rest
-    # The tail of an infinite product is NaN and means nothing.
-    return lambda rest, tail: rest - select(tail == tail, tail, full(tail, 0.0))
-
-
-@inlined
-def write_log_softmax(like, x, out, row, start, stop, top, log, scale):
-    """The log-probabilities of ``x[row, start:stop]``."""
-    w = width(like)
-    j = start
-    while j + w <= stop:
-        v = load(like, x, (row, j), None, 0.0)
-        store(out, (row, j), log_probability(v, top, log, scale), None)
-        j += w
-    if j < stop:
-        v = load(like, x, (row, j), stop - j, 0.0)
-        store(out, (row, j), log_probability(v, top, log, scale), stop - j)
 
 
 # -- the state of a row ------------------------------------------------------------------------------------
@@ -240,6 +65,12 @@ def block_state(like, x, row, start, stop, scale):
     top = row_top(like, x, row, start, stop)
     shape = frame(top, scale)
     total, rest, count = row_sum(like, x, None, top, row, start, stop, shape, scale)
+    return state_of_sums(like, x, row, start, stop, top, shape, total, rest, count, scale)
+
+
+@inlined
+def state_of_sums(like, x, row, start, stop, top, shape, total, rest, count, scale):
+    """The state of ``x[row, start:stop]`` from its maximum and the sum of its other terms."""
     m = scalar(top)
     z, tail = scaled(m - scalar(shape[0]), scale)
     r, r_rest = others(count, total, rest, z, tail, scalar(shape[3]), shrink_of(like))
@@ -275,14 +106,6 @@ def softmax_factor(like, state, shape, scale):
 # -- the work on a run of rows -----------------------------------------------------------------------------------------
 
 
-@by_type
-def terms_kept_in(out):
-    """`out` if it can hold terms between two visits, None if it is of a half type."""
-    if isinstance(out.dtype, HalfType):
-        return lambda out: None
-    return lambda out: out
-
-
 @inlined
 def softmax_one_by_one(x, out, first, last, scale):
     """The probabilities of rows of at most `SHORT_ROW` classes, each finished before the next."""
@@ -290,12 +113,12 @@ def softmax_one_by_one(x, out, first, last, scale):
     for row in range(first, last):
         shape = frame(row_top(like, x, row, 0, n), scale)
         total, rest, _ = row_sum(like, x, kept, None, row, 0, n, shape, scale)
-        high, low = spread(like, total, rest)
+        high, low = spread(like, total, rest + scalar(shape[4]))
         factor = factor_of(high, low)
         if kept is None:
             write_softmax(like, x, out, row, 0, n, shape, scale, factor)
         else:
-            scale_row(like, out, row, 0, factor)
+            scale_row(like, out, row, 0, n, factor)
 
 
 @inlined
@@ -313,45 +136,15 @@ def softmax_pipelined(x, out, first, last, scale):
     for row in range(first, last):
         ahead, behind = min(row + 2, last - 1), row - 2
         if behind >= first:
-            total, rest, top = three_visits(like, x, out, row, ahead, behind, shape, scale, factor_before)
+            total, rest, _, top = three_visits(like, x, out, None, row, ahead, behind, shape, scale, factor_before)
         else:
             total, rest, _ = row_sum(like, x, out, None, row, 0, n, shape, scale)
             top = row_top(like, x, ahead, 0, n)
-        high, low = spread(like, total, rest)
+        high, low = spread(like, total, rest + scalar(shape[4]))
         factor_before, factor = factor, factor_of(high, low)
         shape, shape_next = shape_next, frame(top, scale)
-    scale_row(like, out, last - 2, 0, factor_before)
-    scale_row(like, out, last - 1, 0, factor)
-
-
-@inlined
-def three_visits(like, x, out, row, ahead, behind, shape, scale, factor):
-    """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `scale_row` in step."""
-    w, n = width(like), x.shape[1]
-    q, q_rest = factor
-    total = empty_sum()
-    a = full(like, -np.inf)
-    b, c, d = a, a, a
-    j = 0
-    while j + 4 * w <= n:
-        e, _ = visit(like, x, out, None, row, j, None, shape, scale, 0)
-        f, _ = visit(like, x, out, None, row, j + w, None, shape, scale, 0)
-        g, _ = visit(like, x, out, None, row, j + 2 * w, None, shape, scale, 0)
-        h, _ = visit(like, x, out, None, row, j + 3 * w, None, shape, scale, 0)
-        total = add(total, (e + f) + (g + h))
-        a = bigger(load(like, x, (ahead, j), None, 0.0), a)
-        b = bigger(load(like, x, (ahead, j + w), None, 0.0), b)
-        c = bigger(load(like, x, (ahead, j + 2 * w), None, 0.0), c)
-        d = bigger(load(like, x, (ahead, j + 3 * w), None, 0.0), d)
-        for k in range(4):
-            e = load(like, out, (behind, j + k * w), None, 0.0)
-            store(out, (behind, j + k * w), fma(e, q, e * q_rest), None)
-        j += 4 * w
-    total, _ = sum_tail(like, x, out, None, row, j, n, shape, scale, total, 0)
-    a = top_tail(like, x, ahead, j, n, a)
-    scale_row(like, out, behind, j, factor)
-    number, rest = across(like, total)
-    return number, rest, largest(bigger(bigger(a, b), bigger(c, d)))
+    scale_row(like, out, last - 2, 0, n, factor_before)
+    scale_row(like, out, last - 1, 0, n, factor)
 
 
 @by_type
@@ -382,24 +175,49 @@ def softmax_rows(x, out, first, last, scale):
         write_softmax(like, x, out, row, 0, x.shape[1], shape, scale, factor)
 
 
-@piece
-def log_softmax_rows(x, out, first, last, scale):
-    like = lanes_of(x)
-    for row in range(first, last):
-        m, r, rest = row_state(like, x, row, scale)
-        log, log_rest = log_others(r, rest)
-        factor = spread(like, log, log_rest)
-        write_log_softmax(like, x, out, row, 0, x.shape[1], full(like, m), factor, scale)
+@inlined
+def write_log_row(like, x, out, row, state, scale):
+    """The log-probabilities of a row, from its state."""
+    m, r, rest = state
+    log, log_rest = log_others(r, rest)
+    factor = spread(like, log, log_rest)
+    write_log_softmax(like, x, out, row, 0, x.shape[1], full(like, m), factor, scale)
 
 
-@piece
-def logsumexp_rows(x, out, first, last, scale):
-    like = lanes_of(x)
-    for row in range(first, last):
-        m, r, rest = row_state(like, x, row, scale)
-        total = refined(like, x, row, log_total(m, r, rest, scale), scale)
-        store(out, (row, 0), full(like, total), 1)
+@inlined
+def write_total(like, x, out, row, state, scale):
+    """The log-sum-exp of a row, from its state."""
+    m, r, rest = state
+    total = refined(like, x, row, log_total(m, r, rest, scale), scale)
+    store(out, (row, 0), full(like, total), 1)
 
+
+def over_states(write):
+    """``write(like, x, out, row, state, scale)`` for a run of rows.
+
+    Short rows are summed while the maximum of the next is found, so that memory and arithmetic both have work.
+    """
+
+    @piece
+    def run(x, out, first, last, scale):
+        like, n = lanes_of(x), x.shape[1]
+        if n > SHORT_ROW:
+            for row in range(first, last):
+                write(like, x, out, row, row_state(like, x, row, scale), scale)
+        elif first < last:
+            top = row_top(like, x, first, 0, n)
+            for row in range(first, last):
+                shape, ahead = frame(top, scale), min(row + 1, last - 1)
+                total, rest, count, top_ahead = three_visits(like, x, None, top, row, ahead, row, shape, scale, None)
+                state = state_of_sums(like, x, row, 0, n, top, shape, total, rest, count, scale)
+                write(like, x, out, row, state, scale)
+                top = top_ahead
+
+    return run
+
+
+log_softmax_rows = over_states(write_log_row)
+logsumexp_rows = over_states(write_total)
 
 # A log-sum-exp this near zero is the small difference of m and log(1 + r); the rounding of the terms shows.
 NEAR_ZERO = 0.5

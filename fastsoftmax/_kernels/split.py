@@ -10,8 +10,9 @@ from .jit import piece
 from .lengths import BLOCK
 from .memory import lanes_of, store
 from .online import frame, log_others, log_total, merge
-from .rows import block_state, refined, softmax_factor, spread, write_log_softmax, write_softmax
+from .rows import block_state, refined, softmax_factor
 from .simd import full
+from .visits import spread, write_log_softmax, write_softmax
 
 
 @piece
