@@ -115,8 +115,9 @@ def axes_of(axis: Any, ndim: int) -> tuple[int, ...]:
 def promoted(dtype: np.dtype) -> np.dtype:
     """The dtype of the result for logits of this dtype."""
     if dtype.kind in "iub":
-        return np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
-    return dtype if dtype_name(dtype) else np.dtype(dtype.newbyteorder("="))
+        return np.dtype("float32" if dtype.itemsize <= 2 else "float64")
+    native: np.dtype = dtype if dtype_name(dtype) else dtype.newbyteorder("=")
+    return native
 
 
 def result_dtype(dtype: Any, x: np.ndarray) -> np.dtype:

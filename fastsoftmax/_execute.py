@@ -265,8 +265,14 @@ def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
 
 def run_small(operation: str, dtype: str, x: np.ndarray, out: np.ndarray) -> bool:
     """Do a call on small plain rows, and say whether it was one; both arrays have two axes and `dtype`."""
-    done: bool = SMALL_KERNELS[operation].compiled(dtype, False, False)(x, out)
+    code = _small_code.get((operation, dtype))
+    if code is None:
+        code = _small_code[operation, dtype] = SMALL_KERNELS[operation].compiled(dtype, False, False)
+    done: bool = code(x, out)
     return done
+
+
+_small_code: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
 def run_weighted(a: np.ndarray, out: np.ndarray, b: np.ndarray) -> None:

@@ -9,13 +9,16 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import _arguments, _calls
 
+# The very object that stands for no temperature, so that the shortest of calls need not compare numbers.
+ONE = 1.0
+
 
 def softmax(
     x: ArrayLike,
     axis: int | tuple[int, ...] | None = None,
     *,
     where: ArrayLike | None = None,
-    temperature: float = 1.0,
+    temperature: float = ONE,
     dtype: DTypeLike | None = None,
     out: np.ndarray | None = None,
 ) -> Any:
@@ -75,7 +78,7 @@ def softmax(
     >>> fastsoftmax.softmax([3.0, 1.0, 2.0], where=[True, False, True])
     array([0.73105858, 0.        , 0.26894142])
     """
-    if where is None and dtype is None and type(temperature) is float and temperature == 1.0:
+    if where is None and dtype is None and temperature is ONE:
         result = _calls.quick("softmax", x, axis, out)
         if result is not None:
             return result
@@ -89,7 +92,7 @@ def log_softmax(
     axis: int | tuple[int, ...] | None = None,
     *,
     where: ArrayLike | None = None,
-    temperature: float = 1.0,
+    temperature: float = ONE,
     dtype: DTypeLike | None = None,
     out: np.ndarray | None = None,
 ) -> Any:
@@ -135,7 +138,7 @@ def log_softmax(
     >>> fastsoftmax.log_softmax([0.0, -40.0])
     array([-4.24835426e-18, -4.00000000e+01])
     """
-    if where is None and dtype is None and type(temperature) is float and temperature == 1.0:
+    if where is None and dtype is None and temperature is ONE:
         result = _calls.quick("log_softmax", x, axis, out)
         if result is not None:
             return result
