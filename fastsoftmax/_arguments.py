@@ -125,7 +125,7 @@ def result_dtype(dtype: Any, x: np.ndarray) -> np.dtype:
     if dtype is None:
         return promoted(x.dtype)
     try:
-        wanted = np.dtype(dtype)
+        wanted: np.dtype = np.dtype(dtype)
     except TypeError as error:
         raise TypeError(f"dtype is {dtype!r}: give {FLOATING}") from error
     if dtype_name(wanted) is None:
