@@ -24,8 +24,7 @@ ELEMENT_NS = {"float32": 0.35, "float16": 0.6, "bfloat16": 0.6, "float64": 1.0}
 
 HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"})
 HAS_SPLIT = HAS_NARROW
-HAS_PACKED = frozenset({"softmax", "log_softmax"})
-PACKED = frozenset({2, 4, 8, 16})
+HAS_PAIRS = frozenset({"softmax", "log_softmax"})
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Plan:
     operation, dtype
         What is computed, and on which elements.
     kernel
-        "rows", "packed" (2, 4, 8 or 16 classes), "narrow" (a few classes, many rows at once),
+        "rows", "pairs" (two classes), "narrow" (a few classes, many rows at once),
         "columns" (classes on a strided axis) or "split" (long rows shared out by blocks).
     tasks
         Parts that the work is cut into; 1 is a plain call.
@@ -69,15 +68,15 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
         tasks = min(tasks, count)
         return Plan(operation, dtype, "rows", tasks, BLOCK, "long rows, one after the other")
     few = classes <= lanes and count >= lanes // 2
-    if few and dense and classes in PACKED and operation in HAS_PACKED:
-        step = lanes // classes
+    if few and dense and classes == 2 and operation in HAS_PAIRS:
+        step = lanes // 2
         tasks = _tasks(count / step * VECTOR_NS, count // step, threads)
-        reason = f"{classes} classes: {step} rows in a vector"
-        return Plan(operation, dtype, "packed", tasks, classes, reason)
-    if few and classes < lanes and operation in HAS_NARROW:
-        groups = -(-count // lanes)
+        reason = f"two classes: {step} rows in a vector"
+        return Plan(operation, dtype, "pairs", tasks, classes, reason)
+    if few and operation in HAS_NARROW:
+        groups = -(-count // (2 * lanes))
         tasks = _tasks(count * (NARROW_ROW_NS + classes), groups, threads)
-        reason = f"fewer than {lanes} classes: {lanes} rows at once"
+        reason = f"at most {lanes} classes: {2 * lanes} rows at once"
         return Plan(operation, dtype, "narrow", tasks, classes, reason)
     cost = count * (ROW_NS + classes * ELEMENT_NS[dtype])
     return Plan(operation, dtype, "rows", _tasks(cost, count, threads), classes, "contiguous rows")

@@ -9,10 +9,10 @@ Each is a sum over the row and a write, on rows and on columns alike.
 from __future__ import annotations
 
 from .columns import column_fold, load_sum, store_sum
-from .jit import by_type, inlined, piece
+from .jit import inlined, piece
 from .memory import lanes_of, load, store
 from .online import across, add, empty_sum, frame, shrink_of, term
-from .simd import f32x16, full, narrow, width
+from .simd import full, narrow, strands, width
 
 
 @inlined
@@ -51,7 +51,7 @@ def backward_rows(summand, gradient):
     def one(g, out, row, y):
         like, n = lanes_of(g), g.shape[1]
         w = width(like)
-        sums = empty_sum()
+        sums = empty_sum(like)
         j = 0
         while j + 4 * w <= n:
             a = summand_at(like, g, y, row, j, None)
@@ -93,9 +93,8 @@ def backward_columns(summand, gradient):
         return summand(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0))
 
     @piece
-    def work(g, out, o, i, count, y, sums):
-        like, n = lanes_of(g), g.shape[1]
-        w = width(like)
+    def work(like, g, out, o, i, count, y, sums):
+        n, w = g.shape[1], strands(like)
         for group in range(0, n, 4 * w):
             for k in range(min(w, n - group)):
                 j = group + k
@@ -103,22 +102,15 @@ def backward_columns(summand, gradient):
                 b = summand_at(like, g, y, o, j + w, i, count)
                 c = summand_at(like, g, y, o, j + 2 * w, i, count)
                 d = summand_at(like, g, y, o, j + 3 * w, i, count)
-                before = empty_sum() if group == 0 else load_sum(sums, k)
-                store_sum(sums, k, add(before, (a + b) + (c + d)))
-        total = column_total(like, column_fold(like, sums, min(w, n)))
+                before = empty_sum(like) if group == 0 else load_sum(like, sums, k)
+                store_sum(like, sums, k, add(before, (a + b) + (c + d)))
+        sum_and_rest = column_fold(like, sums, min(w, n))
+        total = narrow(like, sum_and_rest[0] + sum_and_rest[1])
         for j in range(n):
             dx = gradient(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0), total)
             store(out, (o, j, i), dx, count)
 
     return work
-
-
-@by_type
-def column_total(like, total):
-    """A sum of columns in the lanes' type."""
-    if like == f32x16:
-        return lambda like, total: narrow(total[0], total[1])
-    return lambda like, total: total[0] + total[1]
 
 
 softmax_backward_rows = backward_rows(product, softmax_gradient)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import by_type, inlined, piece
-from .memory import lanes_of, load, store, terms_in, view
+from .memory import load, store, terms_in, view
 from .online import (
     add,
     at_infinity,
@@ -26,7 +26,7 @@ from .online import (
     term,
 )
 from .rows import NEAR_ZERO, refined
-from .simd import any_lane, doubles, f32x16, fma, full, half_of, lane, narrow, select, width
+from .simd import any_lane, fma, full, is_single, lane, narrow, select, strands, wide, width
 from .visits import keep, log_probability, terms_kept_in, without_top
 
 # -- the visits of a vector of columns ---------------------------------------------------------------------
@@ -63,7 +63,7 @@ def visit(like, x, out, top, o, j, i, count, shape, scale, tops):
 @inlined
 def column_sum(like, x, out, top, o, i, count, shape, scale, sums):
     """The sums of the columns' terms and, with a `top`, how many are it and not in the sums: as `row_sum`."""
-    n, w = x.shape[1], width(like)
+    n, w = x.shape[1], strands(like)
     if n <= w:
         return few_sum(like, x, out, top, o, i, count, shape, scale, terms_in(like, sums))
     tops = full(like, 0.0)
@@ -78,14 +78,14 @@ def column_sum(like, x, out, top, o, i, count, shape, scale, sums):
                 c, tops = visit(like, x, out, top, o, j + 2 * w, i, count, shape, scale, tops)
             if j + 3 * w < n:
                 d, tops = visit(like, x, out, top, o, j + 3 * w, i, count, shape, scale, tops)
-            before = empty_sum() if group == 0 else load_sum(sums, k)
-            store_sum(sums, k, add(before, (a + b) + (c + d)))
+            before = empty_sum(like) if group == 0 else load_sum(like, sums, k)
+            store_sum(like, sums, k, add(before, (a + b) + (c + d)))
     return column_fold(like, sums, min(w, n)), tops
 
 
 @inlined
 def few_sum(like, x, out, top, o, i, count, shape, scale, terms):
-    """The same for no more classes than lanes: their terms are folded from where they are kept, in registers."""
+    """The same for no more classes than strands: their terms are folded from where they are kept, in registers."""
     n = x.shape[1]
     tops = full(like, 0.0)
     for j in range(n):
@@ -106,7 +106,7 @@ def fold_by_4(like, terms, k, n):
 
 @by_type
 def fold_by_8(like, terms, k, n):
-    if like != f32x16:  # of eight lanes, which have no eighth neighbour
+    if not is_single(like):  # eight strands have no eighth neighbour
         return lambda like, terms, k, n: leaf(like, terms, k, n)
     return lambda like, terms, k, n: join(like, leaf(like, terms, k, n), leaf(like, terms, k + 8, n))
 
@@ -114,30 +114,43 @@ def fold_by_8(like, terms, k, n):
 @inlined
 def leaf(like, terms, k, n):
     """The term of class k as a sum of one; of none if there is no such class."""
-    return add(empty_sum(), load(like, terms, (0, k, 0), None, 0.0)) if k < n else empty_sum()
+    return add(empty_sum(like), load(like, terms, (0, k, 0), None, 0.0)) if k < n else empty_sum(like)
 
 
 @inlined
 def column_fold(like, sums, present):
     """The partial sums of the columns folded by halves, as `across` folds lanes; absent ones are zero."""
-    step = width(like) // 2
+    step = strands(like) // 2
     while step:
         for k in range(min(step, present - step)):
-            store_sum(sums, k, join(like, load_sum(sums, k), load_sum(sums, k + step)))
+            store_sum(like, sums, k, join(like, load_sum(like, sums, k), load_sum(like, sums, k + step)))
         step //= 2
-    return load_sum(sums, 0)
+    return load_sum(like, sums, 0)
 
 
-@inlined
-def load_sum(sums, k):
-    like = doubles(0.0)
-    return load(like, sums, (0, 2 * k, 0), None, 0.0), load(like, sums, (0, 2 * k + 1, 0), None, 0.0)
+@by_type
+def load_sum(like, sums, k):
+    """The sum of strand k from the scratch array."""
+    if is_single(like):
+        return lambda like, sums, k: (load(wide(like), sums, (0, k, 0), None, 0.0), 0.0)
+
+    def both(like, sums, k):
+        return load(like, sums, (0, 2 * k, 0), None, 0.0), load(like, sums, (0, 2 * k + 1, 0), None, 0.0)
+
+    return both
 
 
-@inlined
-def store_sum(sums, k, total):
-    store(sums, (0, 2 * k, 0), total[0], None)
-    store(sums, (0, 2 * k + 1, 0), total[1], None)
+@by_type
+def store_sum(like, sums, k, total):
+    """Keep the sum of strand k in the scratch array."""
+    if is_single(like):
+        return lambda like, sums, k, total: store(sums, (0, k, 0), total[0], None)
+
+    def both(like, sums, k, total):
+        store(sums, (0, 2 * k, 0), total[0], None)
+        store(sums, (0, 2 * k + 1, 0), total[1], None)
+
+    return both
 
 
 @inlined
@@ -158,100 +171,49 @@ def write_softmax(like, x, out, o, i, count, shape, scale, factor):
         store(out, (o, j, i), fma(e, q, e * rest), count)
 
 
-# -- from sums to results: float32 lanes have two float64 sides, float64 lanes one -------------------------
+# -- from sums to results, all in float64 ------------------------------------------------------------------
 
 
 @by_type
-def sides(like, v):
-    """The lanes as float64 vectors."""
-    if like == f32x16:
-        return lambda like, v: (half_of(v, False), half_of(v, True))
-    return lambda like, v: (v,)
+def lanes_pair(like, value, rest):
+    """A pair of float64 vectors as a pair in the lanes' type."""
+    if not is_single(like):
+        return lambda like, value, rest: (value, rest)
 
+    def single(like, value, rest):
+        high = narrow(like, value)
+        return high, narrow(like, (value - wide(high)) + rest)
 
-@by_type
-def lanes_pair(like, values, rests):
-    """Pairs of float64 vectors, one a side, as a pair in the lanes' type."""
-    if like != f32x16:
-        return lambda like, values, rests: (values[0], rests[0])
-
-    def both(like, values, rests):
-        high = narrow(values[0], values[1])
-        low = (values[0] - half_of(high, False)) + rests[0]
-        up = (values[1] - half_of(high, True)) + rests[1]
-        return high, narrow(low, up)
-
-    return both
+    return single
 
 
 @by_type
 def column_factor(like, total, lost):
     """What turns terms into probabilities, from their sum and what the term of the maximum lost."""
-    if like != f32x16:
+    if not is_single(like):
         return lambda like, total, lost: factor_of(total[0], total[1] + lost)
 
-    def both(like, total, lost):
-        high, low = lanes_pair(like, total, sides(like, lost))
+    def single(like, total, lost):
+        high, low = lanes_pair(like, total[0], wide(lost))
         return factor_of(high, low)
 
-    return both
+    return single
 
 
 @inlined
-def side_state(like, total, rest, count, m, shift, k, nan, scale):
-    """The state ``(m, r, rest)`` of eight columns: as `block_state` of rows."""
-    z, tail = scaled(m - shift, scale)
-    r, r_rest = others(count, total, rest, z, tail, k, shrink_of(like))
-    return m, at_infinity(m, r, nan), select(m - m == 0.0, r_rest, full(m, 0.0))
+def column_state(like, total, tops, top, shape, nan, scale):
+    """The states ``(m, r, rest)`` of the columns: as `state_of_sums` of rows."""
+    m = wide(top)
+    z, tail = scaled(m - wide(shape[0]), scale)
+    r, r_rest = others(wide(tops), total[0], total[1], z, tail, wide(shape[3]), shrink_of(like))
+    return m, at_infinity(m, r, wide(nan)), select(m - m == 0.0, r_rest, full(m, 0.0))
 
 
-@by_type
-def states(like, total, tops, top, shape, nan, scale):
-    """The states of the columns, one a side."""
-    if like != f32x16:
-
-        def one(like, total, tops, top, shape, nan, scale):
-            return (side_state(like, total[0], total[1], tops, top, shape[0], shape[3], nan, scale),)
-
-        return one
-
-    def two(like, total, tops, top, shape, nan, scale):
-        zero = doubles(0.0)
-        count, m, shift = sides(like, tops), sides(like, top), sides(like, shape[0])
-        k, bad = sides(like, shape[3]), sides(like, nan)
-        return (
-            side_state(like, total[0], zero, count[0], m[0], shift[0], k[0], bad[0], scale),
-            side_state(like, total[1], zero, count[1], m[1], shift[1], k[1], bad[1], scale),
-        )
-
-    return two
-
-
-@by_type
+@inlined
 def column_logs(like, state):
     """``log(1 + r)`` of the columns, as a pair in the lanes' type."""
-    if like != f32x16:
-        return lambda like, state: log_others(state[0][1], state[0][2])
-
-    def two(like, state):
-        log, rest = log_others(state[0][1], state[0][2])
-        log2, rest2 = log_others(state[1][1], state[1][2])
-        return lanes_pair(like, (log, log2), (rest, rest2))
-
-    return two
-
-
-@by_type
-def column_totals(like, state, scale):
-    """The log-sum-exps of the columns in the lanes' type."""
-    if like != f32x16:
-        return lambda like, state, scale: log_total(state[0][0], state[0][1], state[0][2], scale)
-
-    def two(like, state, scale):
-        (m, r, rest), (m2, r2, rest2) = state
-        return narrow(log_total(m, r, rest, scale), log_total(m2, r2, rest2, scale))
-
-    return two
+    log, rest = log_others(state[1], state[2])
+    return lanes_pair(like, log, rest)
 
 
 @inlined
@@ -265,15 +227,14 @@ def column_states(like, x, o, i, count, scale, sums):
         for j in range(x.shape[1]):
             v = load(like, x, (o, j, i), count, 0.0)
             nan = select(v == v, nan, v)
-    return top, states(like, total, tops, top, shape, nan, scale)
+    return top, column_state(like, total, tops, top, shape, nan, scale)
 
 
 # -- the work on one vector of columns ---------------------------------------------------------------------
 
 
 @piece
-def softmax_columns(x, out, o, i, count, scale, sums):
-    like = lanes_of(x)
+def softmax_columns(like, x, out, o, i, count, scale, sums):
     top = column_top(like, x, o, i, count)
     shape = frame(top, scale)
     kept = terms_kept_in(out)
@@ -286,8 +247,7 @@ def softmax_columns(x, out, o, i, count, scale, sums):
 
 
 @piece
-def log_softmax_columns(x, out, o, i, count, scale, sums):
-    like = lanes_of(x)
+def log_softmax_columns(like, x, out, o, i, count, scale, sums):
     top, state = column_states(like, x, o, i, count, scale, sums)
     log = column_logs(like, state)
     for j in range(x.shape[1]):
@@ -296,10 +256,9 @@ def log_softmax_columns(x, out, o, i, count, scale, sums):
 
 
 @piece
-def logsumexp_columns(x, out, o, i, count, scale, sums):
-    like = lanes_of(x)
-    _, state = column_states(like, x, o, i, count, scale, sums)
-    totals = column_totals(like, state, scale)
+def logsumexp_columns(like, x, out, o, i, count, scale, sums):
+    _, (m, r, rest) = column_states(like, x, o, i, count, scale, sums)
+    totals = narrow(like, log_total(m, r, rest, scale))
     store(out, (o, 0, i), totals, count)
     size = select(totals < 0.0, 0.0 - totals, totals)
     if any_lane(size < NEAR_ZERO):
@@ -317,5 +276,5 @@ def logsumexp_columns(x, out, o, i, count, scale, sums):
 @by_type
 def row_scratch(like, n):
     """A row of n numbers of the lanes' type."""
-    dtype = np.float32 if like == f32x16 else np.float64
+    dtype = np.float32 if is_single(like) else np.float64
     return lambda like, n: np.empty((1, n), dtype)

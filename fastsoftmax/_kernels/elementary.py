@@ -17,7 +17,7 @@ import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
-from .simd import bits, f32x16, fma, from_bits, full, select
+from .simd import bits, fma, from_bits, full, is_single, select
 
 
 class Exponential(NamedTuple):
@@ -84,7 +84,7 @@ DOUBLE = Exponential(
 
 def constants_of(kind: types.Type) -> Exponential:
     """The constants for lanes of this type; scalars are float64."""
-    return SINGLE if kind == f32x16 else DOUBLE
+    return SINGLE if is_single(kind) else DOUBLE
 
 
 def polynomial(coefficients: tuple[Any, ...]) -> Any:

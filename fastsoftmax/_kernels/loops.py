@@ -12,11 +12,11 @@ from typing import Any
 from numba import prange
 from numba.core import types
 
-from . import backward, columns, packed, rows, split, weighted
+from . import backward, columns, pairs, rows, split, weighted
 from .jit import NUMBER, SCALE, Argument, Kernel, read, write
 from .lengths import BLOCK, FEW_ROWS, SMALL
-from .memory import address, lanes_of, load_columns, scratch, store_columns, view, with_classes
-from .simd import doubles, width
+from .memory import address, lanes_of, load_columns, prefetch, scratch, store_columns, view, with_classes
+from .simd import abreast, wide, width
 
 
 def over_rows(work):
@@ -60,7 +60,7 @@ def over_small(work):
 
 
 def over_columns(work):
-    """``work(x, out, outer, inner, count, extra, sums)`` for each vector of columns of ``x[outer, class, inner]``."""
+    """``work(like, x, out, outer, inner, count, extra, sums)`` for each vector of columns of ``x[outer, class, inner]``."""
 
     def loop(x, out, first, last, tasks, extra):
         w, inner = width(lanes_of(view(x))), x.shape[2]
@@ -68,34 +68,46 @@ def over_columns(work):
         units = x.shape[0] * across
         for task in prange(first, last):
             logits, results, more = view(x), view(out), view(extra)
-            sums = scratch(doubles(0.0), 32)
+            like = lanes_of(logits)
+            sums = scratch(wide(like), 16)
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
                 o, i = unit // across, unit % across * w
                 if i + w <= inner:
-                    work(logits, results, o, i, None, more, sums)
+                    work(like, logits, results, o, i, None, more, sums)
                 else:
-                    work(logits, results, o, i, inner - i, more, sums)
+                    work(like, logits, results, o, i, inner - i, more, sums)
 
     return loop
 
 
+# Rows of a few classes are asked for so many rows ahead: between its loads and its stores a group computes for
+# longer than processors look ahead.
+AHEAD = 128
+
+
 def over_narrow(work):
-    """The work on columns, for L rows of at most L classes at once: through a transposed tile."""
+    """The work on columns for rows of at most L classes, twice L rows at once: through a transposed tile."""
 
     def loop(x, out, first, last, tasks, extra):
         w, n = width(lanes_of(view(x))), x.shape[0]
-        groups = (n + w - 1) // w
+        groups = (n + 2 * w - 1) // (2 * w)
         for task in prange(first, last):
             rows, results = view(x), view(out)
-            sums = scratch(doubles(0.0), 32)
-            tile, written = scratch(lanes_of(rows), 16), scratch(lanes_of(rows), 16)
+            like = abreast(lanes_of(rows), 2)
+            sums = scratch(wide(like), 16)
+            tile, written = scratch(like, 16), scratch(like, 16)
             logits = with_classes(tile, x.shape[1])
             result = with_classes(written, out.shape[1])
             for group in range(groups * task // tasks, groups * (task + 1) // tasks):
-                row, count = group * w, min(w, n - group * w)
-                load_columns(tile, rows, row, count, x.shape[1])
-                work(logits, result, 0, 0, None, extra, sums)
-                store_columns(results, written, row, count, out.shape[1])
+                row = group * 2 * w
+                for r in range(row + AHEAD, row + AHEAD + 2 * w):
+                    prefetch(rows, (r, 0), False)
+                    prefetch(results, (r, 0), True)
+                load_columns(tile, 0, rows, row, n, x.shape[1])
+                load_columns(tile, w, rows, row + w, n, x.shape[1])
+                work(like, logits, result, 0, 0, None, extra, sums)
+                store_columns(results, written, 0, row, n, out.shape[1])
+                store_columns(results, written, w, row + w, n, out.shape[1])
 
     return loop
 
@@ -158,7 +170,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         "softmax",
         (SCALE, SCALE),
         rows=over_rows(rows.softmax_rows),
-        packed=over_rows(packed.softmax_packed),
+        pairs=over_rows(pairs.softmax_pairs),
         narrow=over_narrow(columns.softmax_columns),
         columns=over_columns(columns.softmax_columns),
         split=over_blocks(split.softmax_blocks),
@@ -167,7 +179,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         "log_softmax",
         (SCALE, SCALE),
         rows=over_rows(rows.log_softmax_rows),
-        packed=over_rows(packed.log_softmax_packed),
+        pairs=over_rows(pairs.log_softmax_pairs),
         narrow=over_narrow(columns.log_softmax_columns),
         columns=over_columns(columns.log_softmax_columns),
         split=over_blocks(split.log_softmax_blocks),

@@ -128,8 +128,9 @@ def terms_in(typingctx, like, sums):
         target.data = source.data
         target.shape = source.shape
         word = ir.IntType(64)
-        size = 64 // like.lanes
-        target.strides = cgutils.pack_array(builder, [word(1024), word(64), word(size)])
+        item = like.element.bitwidth // 8
+        row = item * like.lanes
+        target.strides = cgutils.pack_array(builder, [word(16 * row), word(row), word(item)])
         return target._getvalue()
 
     return made(like, sums), codegen
@@ -213,7 +214,9 @@ def load(typingctx, like, array, index, count, absent):
 @intrinsic(prefer_literal=True)
 def store(typingctx, array, index, value, count):
     """Write the lanes of `value`, or the first `count` of them, to where ``array[index]`` begins, rounded."""
-    if not _indexed(array, index) or value != COMPUTED_IN[array.dtype] or not _countable(count):
+    if not (_indexed(array, index) and isinstance(value, VectorType) and _countable(count)):
+        return None
+    if value.element != COMPUTED_IN[array.dtype].element:
         return None
 
     def codegen(context, builder, sig, args):
@@ -227,6 +230,22 @@ def store(typingctx, array, index, value, count):
         return context.get_dummy_value()
 
     return signature(types.none, array, index, value, count), codegen
+
+
+@intrinsic(prefer_literal=True)
+def prefetch(typingctx, array, index, to_write):
+    """Ask for the cache line of ``array[index]``, which need not exist, for a literal `to_write` as its only owner."""
+    if not _indexed(array, index) or not isinstance(to_write, types.BooleanLiteral):
+        return None
+
+    def codegen(context, builder, sig, args):
+        address = _address(context, builder, args[0], array, args[1], index)
+        pointer = builder.bitcast(address, ir.IntType(8).as_pointer())
+        hints = [_I32(int(to_write.literal_value)), _I32(3), _I32(1)]
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, *hints])
+        return context.get_dummy_value()
+
+    return types.none(array, index, to_write), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -279,17 +298,18 @@ def _transpose(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 
 
 @intrinsic(prefer_literal=True)
-def load_columns(typingctx, tile, array, row, rows, columns):
-    """Copy ``array[row:row+rows, :columns]`` to ``tile[0, :L, :L]``, transposed; what is absent becomes 0.
+def load_columns(typingctx, tile, at, array, row, rows, columns):
+    """Copy ``array[row:row+L, :columns]`` to ``tile[0, :L, at:at+L]``, transposed; what is absent becomes 0.
 
-    `tile` is of the lanes' type and L is their number; `rows` and `columns` are at most L.
+    `tile` is of the lanes' type and L is the number of lanes; `rows` is the number of rows of the array, `columns` at
+    most L.
     """
     if not (isinstance(array, ViewType) and array.dtype in COMPUTED_IN):
         return None
     lanes = COMPUTED_IN[array.dtype]
 
     def codegen(context, builder, sig, args):
-        tile_value, array_value, first, row_count, column_count = args
+        tile_value, start, array_value, first, row_count, column_count = args
         index_type = types.UniTuple(types.int64, 2)
         loaded = []
         for i in range(lanes.lanes):
@@ -297,46 +317,47 @@ def load_columns(typingctx, tile, array, row, rows, columns):
             index = context.make_tuple(builder, index_type, [position, position.type(0)])
             address = _address(context, builder, array_value, array, index, index_type)
             raw = ir.VectorType(address.type.pointee, lanes.lanes)
-            present = builder.icmp_signed("<", row_count.type(i), row_count)
+            present = builder.icmp_signed("<", position, row_count)
             active = _first_lanes(builder, builder.select(present, column_count, column_count.type(0)), lanes.lanes)
             value = _masked_load(builder, address, raw, active)
             loaded.append(to_lanes(context, builder, value, array.dtype, lanes))
         for j, column in enumerate(_transpose(builder, loaded)):
-            pointer = _tile_row(context, builder, tile_value, sig.args[0], j, column.type)
-            builder.store(column, pointer, align=1)
+            builder.store(column, _tile_row(context, builder, tile_value, tile, j, start, column.type), align=1)
         return context.get_dummy_value()
 
-    return types.none(tile, array, types.int64, types.int64, types.int64), codegen
+    return types.none(tile, types.int64, array, types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)
-def store_columns(typingctx, array, tile, row, rows, columns):
+def store_columns(typingctx, array, tile, at, row, rows, columns):
     """The inverse of `load_columns`: write the columns of the tile as rows of the array, rounded."""
     if not (isinstance(array, ViewType) and array.dtype in COMPUTED_IN):
         return None
     lanes = COMPUTED_IN[array.dtype]
 
     def codegen(context, builder, sig, args):
-        array_value, tile_value, first, row_count, column_count = args
+        array_value, tile_value, start, first, row_count, column_count = args
         index_type = types.UniTuple(types.int64, 2)
         vector = _llvm(lanes)
         loaded = [
-            builder.load(_tile_row(context, builder, tile_value, sig.args[1], j, vector), align=1)
+            builder.load(_tile_row(context, builder, tile_value, tile, j, start, vector), align=1)
             for j in range(lanes.lanes)
         ]
         for i, value in enumerate(_transpose(builder, loaded)):
             position = builder.add(first, first.type(i))
             index = context.make_tuple(builder, index_type, [position, position.type(0)])
             address = _address(context, builder, array_value, array, index, index_type)
-            present = builder.icmp_signed("<", row_count.type(i), row_count)
+            present = builder.icmp_signed("<", position, row_count)
             active = _first_lanes(builder, builder.select(present, column_count, column_count.type(0)), lanes.lanes)
             _masked_store(builder, from_lanes(context, builder, value, array.dtype), address, active)
         return context.get_dummy_value()
 
-    return types.none(array, tile, types.int64, types.int64, types.int64), codegen
+    return types.none(array, tile, types.int64, types.int64, types.int64, types.int64), codegen
 
 
-def _tile_row(context: Any, builder: ir.IRBuilder, tile: Any, kind: Any, j: int, vector: ir.Type) -> ir.Value:
-    view = cgutils.create_struct_proxy(kind)(context, builder, value=tile)
-    vectors = builder.bitcast(view.data, vector.as_pointer())
-    return builder.gep(vectors, [ir.IntType(64)(j)])
+def _tile_row(context: Any, builder: ir.IRBuilder, tile: Any, kind: Any, j: int, at: Any, vector: Any) -> ir.Value:
+    """Pointer to the vector that begins at ``tile[0, j, at]``."""
+    word = ir.IntType(64)
+    index = context.make_tuple(builder, types.UniTuple(types.int64, 3), [word(0), word(j), at])
+    address = _address(context, builder, tile, kind, index, types.UniTuple(types.int64, 3))
+    return builder.bitcast(address, vector.as_pointer())

@@ -30,7 +30,7 @@ from .elementary import (
     two_sum,
 )
 from .jit import by_type, inlined
-from .simd import doubles, f32x16, fma, from_bits, full, half_of, i32x16, lane, rotate, select
+from .simd import doubles, fma, from_bits, full, is_single, lane, part, rotate, select, wide
 
 # From here on m itself is taken out of x: x - m is then exact for every x whose term counts (Sterbenz), while
 # the whole number nearest x / ln 2 would soon have no place left in the mantissa.
@@ -55,7 +55,7 @@ def scaled(v, scale):
     """
     if isinstance(scale, types.NoneType):
         return lambda v, scale: (v, None)
-    place = 0 if v == f32x16 else 2
+    place = 0 if is_single(v) else 2
 
     def product(v, scale):
         z = v * scale[place]
@@ -82,7 +82,7 @@ def two_to_headroom(like):
 @by_type
 def factor_of_top(exponent):
     """The bits of ``2**headroom``, less those of the exponent of the maximum."""
-    c = SINGLE if exponent == i32x16 else DOUBLE
+    c = SINGLE if is_single(exponent) else DOUBLE
     pattern = (c.bias + c.headroom) << c.mantissa
     return lambda exponent: pattern - exponent
 
@@ -129,17 +129,19 @@ def term(x, frame, scale):
 # -- sums of terms -----------------------------------------------------------------------------------------
 
 
-@inlined
-def empty_sum():
-    """A sum is two float64 vectors: the two halves of float32 lanes, or a float64 sum and its rest."""
-    return doubles(0.0), doubles(0.0)
+@by_type
+def empty_sum(like):
+    """A sum of terms like `like`: float64 lanes and their rest, which float32 terms do without."""
+    if is_single(like):
+        return lambda like: (full(wide(like), 0.0), 0.0)
+    return lambda like: (full(like, 0.0), full(like, 0.0))
 
 
 @by_type
 def add(total, terms):
     """The sum with a vector of terms added lane by lane."""
-    if terms == f32x16:
-        return lambda total, terms: (total[0] + half_of(terms, False), total[1] + half_of(terms, True))
+    if is_single(terms):
+        return lambda total, terms: (total[0] + wide(terms), 0.0)
 
     def compensated(total, terms):
         s, lost = two_sum(total[0], terms)
@@ -151,8 +153,8 @@ def add(total, terms):
 @by_type
 def join(like, a, b):
     """Two sums added lane by lane."""
-    if like == f32x16:
-        return lambda like, a, b: (a[0] + b[0], a[1] + b[1])
+    if is_single(like):
+        return lambda like, a, b: (a[0] + b[0], 0.0)
 
     def compensated(like, a, b):
         s, lost = two_sum(a[0], b[0])
@@ -162,12 +164,20 @@ def join(like, a, b):
 
 
 @by_type
+def swapped(like, total, by):
+    """A sum with its lanes exchanged at a distance."""
+    if is_single(like):
+        return lambda like, total, by: (rotate(total[0], by), 0.0)
+    return lambda like, total, by: (rotate(total[0], by), rotate(total[1], by))
+
+
+@by_type
 def across(like, total):
     """The lanes of a sum folded by halves to a float64 number and its rest."""
-    if like == f32x16:
+    if is_single(like):
 
         def halves(like, total):
-            s = total[0] + total[1]
+            s = part(total[0], 0, doubles(0.0)) + part(total[0], 1, doubles(0.0))
             s = s + rotate(s, 4)
             s = s + rotate(s, 2)
             return lane(s + rotate(s, 1), 0), 0.0
@@ -175,10 +185,9 @@ def across(like, total):
         return halves
 
     def compensated(like, total):
-        s = total
-        s = join(like, s, (rotate(s[0], 4), rotate(s[1], 4)))
-        s = join(like, s, (rotate(s[0], 2), rotate(s[1], 2)))
-        s = join(like, s, (rotate(s[0], 1), rotate(s[1], 1)))
+        s = join(like, total, swapped(like, total, 4))
+        s = join(like, s, swapped(like, s, 2))
+        s = join(like, s, swapped(like, s, 1))
         return lane(s[0], 0), lane(s[1], 0)
 
     return compensated
@@ -198,7 +207,7 @@ def reciprocal(total, rest):
 @by_type
 def factor_of(total, rest):
     """``1 / (total + rest)`` as a pair, from a pair of lanes: float32 lanes need no more than float32 division."""
-    if total != f32x16:
+    if not is_single(total):
         return lambda total, rest: reciprocal(total, rest)
 
     def single(total, rest):

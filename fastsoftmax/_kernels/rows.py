@@ -25,7 +25,7 @@ from .online import (
     shrink_of,
     top_term,
 )
-from .simd import HalfType, doubles, f32x16, full, rotate, select, width
+from .simd import HalfType, doubles, full, is_single, rotate, select, width
 from .visits import (
     row_sum,
     row_top,
@@ -235,7 +235,7 @@ NEAR_ZERO = 0.5
 @by_type
 def refined(like, x, row, total, scale):
     """A log-sum-exp near zero once more, from float64 terms where they were float32."""
-    if like != f32x16:
+    if not is_single(like):
         return lambda like, x, row, total, scale: total
 
     def again(like, x, row, total, scale):

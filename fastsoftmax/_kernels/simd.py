@@ -56,6 +56,12 @@ i32x16 = VectorType(types.int32, 16)
 f64x8 = VectorType(types.float64, 8)
 i64x8 = VectorType(types.int64, 8)
 
+
+def is_single(kind: types.Type) -> bool:
+    """Whether these are vectors of 32-bit lanes."""
+    return isinstance(kind, VectorType) and kind.element.bitwidth == 32
+
+
 # The lanes that an array's elements are computed in.
 COMPUTED_IN = {
     types.float32: f32x16,
@@ -240,15 +246,22 @@ def full(typingctx, like, value):
     return None
 
 
-_INT_TWIN = {f32x16: i32x16, f64x8: i64x8}
-_FLOAT_TWIN = {i32x16: f32x16, i64x8: f64x8}
+def _of(element: types.Type, like: VectorType) -> VectorType:
+    return VectorType(element, like.lanes)
+
+
+_INT_TWIN = {types.float32: types.int32, types.float64: types.int64}
+_FLOAT_TWIN = {types.int32: types.float32, types.int64: types.float64}
 
 
 @intrinsic(prefer_literal=True)
 def bits(typingctx, v):
     """The lanes of a floating vector (or a float64) as integers of the same bits."""
-    result = types.int64 if v == types.float64 else _INT_TWIN.get(v)
-    if result is None:
+    if isinstance(v, VectorType):
+        result = _of(_INT_TWIN[v.element], v)
+    elif v == types.float64:
+        result = types.int64
+    else:
         return None
 
     def codegen(context, builder, sig, args):
@@ -260,8 +273,11 @@ def bits(typingctx, v):
 @intrinsic(prefer_literal=True)
 def from_bits(typingctx, v):
     """The inverse of `bits`."""
-    result = types.float64 if v == types.int64 else _FLOAT_TWIN.get(v)
-    if result is None:
+    if isinstance(v, VectorType):
+        result = _of(_FLOAT_TWIN[v.element], v)
+    elif v == types.int64:
+        result = types.float64
+    else:
         return None
 
     def codegen(context, builder, sig, args):
@@ -270,34 +286,64 @@ def from_bits(typingctx, v):
     return signature(result, v), codegen
 
 
-@intrinsic(prefer_literal=True)
-def half_of(typingctx, v, upper):
-    """The lower (``upper=False``) or upper eight lanes of a float32 vector, widened to float64."""
-    if v != f32x16 or not isinstance(upper, types.BooleanLiteral):
-        return None
-
-    def codegen(context, builder, sig, args):
-        start = 8 if upper.literal_value else 0
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(start, start + 8)))
-        part = builder.shuffle_vector(args[0], args[0], lanes)
-        return builder.fpext(part, _llvm(f64x8))
-
-    return signature(f64x8, v, upper), codegen
+def _lanes(builder: ir.IRBuilder, v: ir.Value, lanes: list[int]) -> ir.Value:
+    return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
 
 @intrinsic(prefer_literal=True)
-def narrow(typingctx, lower, upper):
-    """Two float64 vectors rounded to one float32 vector: the inverse of `half_of`."""
-    if lower != f64x8 or upper != f64x8:
+def wide(typingctx, v):
+    """The lanes as float64."""
+    if not isinstance(v, VectorType):
         return None
+    result = _of(types.float64, v)
+    if result == v:
+        return v(v), lambda context, builder, sig, args: args[0]
+    return result(v), lambda context, builder, sig, args: builder.fpext(args[0], _llvm(result))
 
-    def codegen(context, builder, sig, args):
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(16)))
-        half = ir.VectorType(ir.FloatType(), 8)
-        parts = [builder.fptrunc(part, half) for part in args]
-        return builder.shuffle_vector(parts[0], parts[1], lanes)
 
-    return signature(f32x16, lower, upper), codegen
+@intrinsic(prefer_literal=True)
+def narrow(typingctx, like, v):
+    """Float64 lanes rounded to the type of `like`: the inverse of `wide`."""
+    if not isinstance(like, VectorType) or v != _of(types.float64, like):
+        return None
+    if like == v:
+        return like(like, v), lambda context, builder, sig, args: args[1]
+    return like(like, v), lambda context, builder, sig, args: builder.fptrunc(args[1], _llvm(like))
+
+
+@intrinsic(prefer_literal=True)
+def abreast(typingctx, v, times):
+    """A vector several times over, as one of so many times the lanes; what is no vector stays as it is.
+
+    What is done to vectors abreast is done to one after the other, so that as many chains of dependent instructions
+    overlap however far a processor looks ahead.
+    """
+    if not isinstance(times, types.IntegerLiteral):
+        return None
+    if not isinstance(v, VectorType):
+        return v(v, times), lambda context, builder, sig, args: args[0]
+    lanes = list(range(v.lanes)) * times.literal_value
+    result = VectorType(v.element, len(lanes))
+    return result(v, times), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
+
+
+@intrinsic(prefer_literal=True)
+def part(typingctx, v, index, like):
+    """One of the vectors like `like` that `v` is made of; `index` is a literal."""
+    if not isinstance(v, VectorType) or not isinstance(like, VectorType) or not isinstance(index, types.IntegerLiteral):
+        return None
+    first = index.literal_value * like.lanes
+    lanes = list(range(first, first + like.lanes))
+    return like(v, index, like), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
+
+
+@intrinsic(prefer_literal=True)
+def strands(typingctx, v):
+    """The lanes that the terms of a row are summed in: those of a vector of 64 bytes (see `online`)."""
+    if not isinstance(v, VectorType):
+        return None
+    count = VECTOR_BYTES * 8 // v.element.bitwidth
+    return types.IntegerLiteral(count)(v), lambda context, builder, sig, args: ir.IntType(64)(count)
 
 
 @intrinsic(prefer_literal=True)
@@ -307,8 +353,7 @@ def rotate(typingctx, v, by):
         return None
 
     def codegen(context, builder, sig, args):
-        lanes = [i ^ by.literal_value for i in range(v.lanes)]
-        return builder.shuffle_vector(args[0], args[0], ir.Constant(ir.VectorType(ir.IntType(32), v.lanes), lanes))
+        return _lanes(builder, args[0], [i ^ by.literal_value for i in range(v.lanes)])
 
     return signature(v, v, by), codegen
 

@@ -12,7 +12,7 @@ from numba.core import types
 from .jit import by_type, inlined
 from .memory import load, store
 from .online import across, add, bigger, empty_sum, scaled, term
-from .simd import HalfType, fma, full, lane, rotate, select, width
+from .simd import HalfType, abreast, fma, full, lane, part, rotate, select, width
 
 
 @inlined
@@ -87,21 +87,35 @@ def visit(like, x, out, top, row, j, count, shape, scale, tops):
 
 
 @inlined
+def four_frames(shape):
+    """The frame for four vectors in step."""
+    return abreast(shape[0], 4), abreast(shape[1], 4), abreast(shape[2], 4), abreast(shape[3], 4), abreast(shape[4], 4)
+
+
+@inlined
+def visit4(like, x, out, top, row, j, shape, scale, total, tops):
+    """Four vectors of terms, kept in `out` on the way and added to the sum."""
+    v = load(abreast(like, 4), x, (row, j), None, 0.0)
+    e = term(v, shape, scale)
+    keep(out, (row, j), e, None)
+    e, equal = without_top(v, top, e, full(e, 0.0))
+    total = add(total, (part(e, 0, like) + part(e, 1, like)) + (part(e, 2, like) + part(e, 3, like)))
+    return total, tops + ((part(equal, 0, like) + part(equal, 1, like)) + (part(equal, 2, like) + part(equal, 3, like)))
+
+
+@inlined
 def row_sum(like, x, out, top, row, start, stop, shape, scale):
     """The sum of the terms of ``x[row, start:stop]`` and, with a `top`, how many are it and not in the sum."""
     w = width(like)
-    total, tops = empty_sum(), full(like, 0.0)
+    total, tops = empty_sum(like), full(like, 0.0)
+    shape4, top4 = four_frames(shape), abreast(top, 4)
     j = start
     while j + 4 * w <= stop:
-        a, tops = visit(like, x, out, top, row, j, None, shape, scale, tops)
-        b, tops = visit(like, x, out, top, row, j + w, None, shape, scale, tops)
-        c, tops = visit(like, x, out, top, row, j + 2 * w, None, shape, scale, tops)
-        d, tops = visit(like, x, out, top, row, j + 3 * w, None, shape, scale, tops)
-        total = add(total, (a + b) + (c + d))
+        total, tops = visit4(like, x, out, top4, row, j, shape4, scale, total, tops)
         j += 4 * w
     total, tops = sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
     number, rest = across(like, total)
-    equal, _ = across(like, add(empty_sum(), tops))
+    equal, _ = across(like, add(empty_sum(like), tops))
     return number, rest, equal
 
 
@@ -204,28 +218,46 @@ def three_visits(like, x, kept, top, row, ahead, behind, shape, scale, factor):
     Without a `factor` nothing is written.
     """
     w, n = width(like), x.shape[1]
-    total, tops = empty_sum(), full(like, 0.0)
+    total, tops = empty_sum(like), full(like, 0.0)
+    shape4, top4, factor4 = four_frames(shape), abreast(top, 4), four_factors(factor)
     a = full(like, -np.inf)
     b, c, d = a, a, a
     j = 0
     while j + 4 * w <= n:
-        e, tops = visit(like, x, kept, top, row, j, None, shape, scale, tops)
-        f, tops = visit(like, x, kept, top, row, j + w, None, shape, scale, tops)
-        g, tops = visit(like, x, kept, top, row, j + 2 * w, None, shape, scale, tops)
-        h, tops = visit(like, x, kept, top, row, j + 3 * w, None, shape, scale, tops)
-        total = add(total, (e + f) + (g + h))
+        total, tops = visit4(like, x, kept, top4, row, j, shape4, scale, total, tops)
         a = bigger(load(like, x, (ahead, j), None, 0.0), a)
         b = bigger(load(like, x, (ahead, j + w), None, 0.0), b)
         c = bigger(load(like, x, (ahead, j + 2 * w), None, 0.0), c)
         d = bigger(load(like, x, (ahead, j + 3 * w), None, 0.0), d)
-        scale_some(like, kept, behind, j, j + 4 * w, factor)
+        scale4(like, kept, behind, j, factor4)
         j += 4 * w
     total, tops = sum_tail(like, x, kept, top, row, j, n, shape, scale, total, tops)
     a = top_tail(like, x, ahead, j, n, a)
     scale_some(like, kept, behind, j, n, factor)
     number, rest = across(like, total)
-    equal, _ = across(like, add(empty_sum(), tops))
+    equal, _ = across(like, add(empty_sum(like), tops))
     return number, rest, equal, largest(bigger(bigger(a, b), bigger(c, d)))
+
+
+@by_type
+def four_factors(factor):
+    """A factor for four vectors in step."""
+    if isinstance(factor, types.NoneType):
+        return lambda factor: None
+    return lambda factor: (abreast(factor[0], 4), abreast(factor[1], 4))
+
+
+@by_type
+def scale4(like, out, row, j, factor):
+    """Turn four vectors of terms into probabilities, or nothing without a factor."""
+    if isinstance(factor, types.NoneType):
+        return lambda like, out, row, j, factor: None
+
+    def scale(like, out, row, j, factor):
+        e = load(abreast(like, 4), out, (row, j), None, 0.0)
+        store(out, (row, j), fma(e, factor[0], e * factor[1]), None)
+
+    return scale
 
 
 @by_type

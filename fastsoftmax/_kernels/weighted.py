@@ -37,7 +37,7 @@ def weighted_row(a, out, row, b):
         write_pair(out, row, log, sign)
         return
     shape = frame(top, None)
-    total = empty_sum()
+    total = empty_sum(like)
     j = 0
     while j < n:
         e = term(load(like, a, (row, j), n - j, -np.inf), shape, None)
