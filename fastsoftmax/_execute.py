@@ -252,7 +252,7 @@ def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
     scaled = extra is not None
     if plan.kernel == "split":
         states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 3))
-        _launch(BLOCK_STATES, plan.dtype, scaled, plan.tasks, x, states, extra=extra)
+        _launch(BLOCK_STATES[plan.operation], plan.dtype, scaled, plan.tasks, x, out, states, extra=extra)
         kernel = KERNELS[plan.operation]["split"]
         _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, states, extra=extra)
     elif plan.tasks == 1:
@@ -285,7 +285,7 @@ def compile_all(dtypes: tuple[str, ...]) -> None:
     parallel = (False, True) if _team.prange_is_safe() else (False,)
     for dtype in dtypes:
         for kernel in [
-            BLOCK_STATES,
+            *BLOCK_STATES.values(),
             *(k for layouts in KERNELS.values() for k in layouts.values()),
         ]:
             for threaded in parallel:

@@ -98,9 +98,26 @@ def test_split_rows(operation: str, dtype: str, scale: Any, classes: int) -> Non
     for tasks in (1, 2, 5, 64):
         states = np.full((2, -(-classes // BLOCK), 3), 7.0)
         out = np.full_like(expected, 7)
-        run(BLOCK_STATES, dtype, x, states, tasks=tasks, extra=scale)
+        run(BLOCK_STATES[operation], dtype, x, out, states, tasks=tasks, extra=scale)
         run(KERNELS[operation]["split"], dtype, x, out, states, tasks=tasks, extra=scale)
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_split_rows_of_blocks_far_apart(dtype: str) -> None:
+    """Terms kept in the frame of their block become those of the row, whatever lies between the two maxima."""
+    x = np.random.default_rng(0).normal(0, 3, (5, 6 * BLOCK)).astype(dtype)
+    for block, below in enumerate((0, 30, 60, 75, 110, 200)):
+        x[:4, block * BLOCK : (block + 1) * BLOCK] -= below
+    x[1] -= 2.0**20 - 20
+    x[2] += 3e6
+    x[3, :BLOCK] = -np.inf
+    x[4, -1] = np.inf
+    expected = by_rows("softmax", x, None)
+    states, out = np.empty((5, 6, 3)), np.empty_like(x)
+    run(BLOCK_STATES["softmax"], dtype, x, out, states, tasks=3, extra=None)
+    run(KERNELS["softmax"]["split"], dtype, x, out, states, tasks=3, extra=None)
+    np.testing.assert_array_equal(out, expected)
 
 
 @dtypes

@@ -138,6 +138,12 @@ def two_sum(a, b):
 
 
 @inlined
+def power_of_two(k):
+    """``2**k`` for a whole float64 number from -1022 to 1023."""
+    return from_bits((np.int64(k) + DOUBLE.bias) << DOUBLE.mantissa)
+
+
+@inlined
 def exp_pair(v, tail):
     """``exp(v + tail)`` for ``v <= 0`` in float64, as a leading part and its rest; 0 far below -745."""
     v = select(v < -760.0, full(v, -760.0), v)

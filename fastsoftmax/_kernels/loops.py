@@ -112,13 +112,17 @@ def over_narrow(work):
     return loop
 
 
-def over_blocks_first(x, states, first, last, tasks, extra):
-    """The states of all blocks of all rows."""
-    blocks = states.shape[1]
-    units = x.shape[0] * blocks
-    for task in prange(first, last):
-        for unit in range(units * task // tasks, units * (task + 1) // tasks):
-            split.state_of_block(view(x), states, unit // blocks, unit % blocks, extra)
+def over_single_blocks(work):
+    """``work(x, out, states, row, block, extra)`` for each block of each row."""
+
+    def loop(x, out, states, first, last, tasks, extra):
+        blocks = states.shape[1]
+        units = x.shape[0] * blocks
+        for task in prange(first, last):
+            for unit in range(units * task // tasks, units * (task + 1) // tasks):
+                work(view(x), view(out), states, unit // blocks, unit % blocks, extra)
+
+    return loop
 
 
 def over_blocks(work):
@@ -208,5 +212,11 @@ KERNELS: dict[str, dict[str, Kernel]] = {
 # log|sum(b * exp(a))| and its sign, float64 alone.
 WEIGHTED = Kernel("weighted_rows", over_rows(weighted.weighted_rows), (read(2), write(2), *TASKS, read(2)))
 
-# The first launch of every split operation.
-BLOCK_STATES = Kernel("block_states", over_blocks_first, (read(2), write(3, types.float64), *TASKS, SCALE))
+# operation -> first launch of the split layout, which finds the states
+_FIRST = (read(2), write(2), write(3, types.float64), *TASKS, SCALE)
+_STATES = Kernel("block_states", over_single_blocks(split.state_of_block), _FIRST)
+BLOCK_STATES = {
+    "softmax": Kernel("softmax_states", over_single_blocks(split.state_and_terms), _FIRST),
+    "log_softmax": _STATES,
+    "logsumexp": _STATES,
+}

@@ -69,11 +69,14 @@ def nan_in(like, x, row, start, stop):
 
 
 @piece
-def block_state(like, x, row, start, stop, scale):
-    """The state ``(m, r, rest)`` of ``x[row, start:stop]``: ``sum(exp(x*scale)) = exp(m*scale) * (1 + r + rest)``."""
+def block_state(like, x, kept, row, start, stop, scale):
+    """The state ``(m, r, rest)`` of ``x[row, start:stop]``: ``sum(exp(x*scale)) = exp(m*scale) * (1 + r + rest)``.
+
+    The terms, in the frame of the block, stay in `kept` unless that is None.
+    """
     top = row_top(like, x, row, start, stop)
     shape = frame(top, scale)
-    total, rest, count = row_sum(like, x, None, top, row, start, stop, shape, scale)
+    total, rest, count = row_sum(like, x, kept, top, row, start, stop, shape, scale)
     return state_of_sums(like, x, row, start, stop, top, shape, total, rest, count, scale)
 
 
@@ -92,10 +95,10 @@ def state_of_sums(like, x, row, start, stop, top, shape, total, rest, count, sca
 def row_state(like, x, row, scale):
     """The state of a whole row: of its one block, or of its blocks merged in order."""
     n = x.shape[1]
-    state = block_state(like, x, row, 0, n if n <= SHORT_ROW else BLOCK, scale)
+    state = block_state(like, x, None, row, 0, n if n <= SHORT_ROW else BLOCK, scale)
     if n > SHORT_ROW:
         for start in range(BLOCK, n, BLOCK):
-            state = merge(state, block_state(like, x, row, start, min(start + BLOCK, n), scale), scale)
+            state = merge(state, block_state(like, x, None, row, start, min(start + BLOCK, n), scale), scale)
     return state
 
 
@@ -125,9 +128,9 @@ def softmax_one_by_one(x, out, first, last, scale):
         high, low = spread(like, total, rest + scalar(shape[4]))
         factor = factor_of(high, low)
         if kept is None:
-            write_softmax(like, x, out, row, 0, n, shape, scale, factor)
+            write_softmax(like, x, out, row, 0, n, (shape, scale, factor))
         else:
-            scale_row(like, out, row, 0, n, factor)
+            scale_row(like, x, out, row, 0, n, factor)
 
 
 @inlined
@@ -152,8 +155,8 @@ def softmax_pipelined(x, out, first, last, scale):
         high, low = spread(like, total, rest + scalar(shape[4]))
         factor_before, factor = factor, factor_of(high, low)
         shape, shape_next = shape_next, frame(top, scale)
-    scale_row(like, out, last - 2, 0, n, factor_before)
-    scale_row(like, out, last - 1, 0, n, factor)
+    scale_row(like, x, out, last - 2, 0, n, factor_before)
+    scale_row(like, x, out, last - 1, 0, n, factor)
 
 
 @by_type
@@ -181,7 +184,7 @@ def softmax_rows(x, out, first, last, scale):
         state = row_state(like, x, row, scale)
         shape = frame(full(like, state[0]), scale)
         factor = softmax_factor(like, state, shape, scale)
-        write_softmax(like, x, out, row, 0, x.shape[1], shape, scale, factor)
+        write_softmax(like, x, out, row, 0, x.shape[1], (shape, scale, factor))
 
 
 @inlined
@@ -190,7 +193,7 @@ def write_log_row(like, x, out, row, state, scale):
     m, r, rest = state
     log, log_rest = log_others(r, rest)
     factor = spread(like, log, log_rest)
-    write_log_softmax(like, x, out, row, 0, x.shape[1], full(like, m), factor, scale)
+    write_log_softmax(like, x, out, row, 0, x.shape[1], (full(like, m), factor, scale))
 
 
 @inlined

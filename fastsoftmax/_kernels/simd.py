@@ -328,6 +328,15 @@ def abreast(typingctx, v, times):
 
 
 @intrinsic(prefer_literal=True)
+def repeated(typingctx, v, like):
+    """A vector as often abreast as `like` has room for it."""
+    if not isinstance(v, VectorType) or not isinstance(like, VectorType):
+        return None
+    lanes = list(range(v.lanes)) * (like.lanes // v.lanes)
+    return _of(v.element, like)(v, like), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
+
+
+@intrinsic(prefer_literal=True)
 def part(typingctx, v, index, like):
     """One of the vectors like `like` that `v` is made of; `index` is a literal."""
     if not isinstance(v, VectorType) or not isinstance(like, VectorType) or not isinstance(index, types.IntegerLiteral):

@@ -2,27 +2,52 @@
 
 The first finds the state of each block, the second merges those of a row, in order, and writes. The blocks are
 those that one thread would have gone through alone (`rows.row_state`), so the bits are the same.
+
+softmax keeps the terms of the first launch in `out`. They are those of the whole row but for a power of two, 2**(k of the
+block - k of the row), so that the second launch need not compute them again: with the exponents of the terms
+in range the product is exact, and the bits are again the same.
 """
 
 from __future__ import annotations
 
-from .jit import piece
+from .elementary import power_of_two
+from .jit import inlined, piece
 from .lengths import BLOCK
-from .memory import lanes_of, store
+from .memory import address, lanes_of, store
 from .online import frame, log_others, log_total, merge
 from .rows import block_state, refined, softmax_factor
 from .simd import full
-from .visits import spread, write_log_softmax, write_softmax
+from .visits import rescale_row, scalar, spread, terms_kept_in, write_log_softmax, write_softmax
+
+
+# A block this far below the row, in powers of two, is computed again: its factor might not be a normal number.
+FAR_BELOW = 100.0
+
+
+@inlined
+def set_state(states, row, block, state):
+    states[row, block, 0] = state[0]
+    states[row, block, 1] = state[1]
+    states[row, block, 2] = state[2]
 
 
 @piece
-def state_of_block(x, states, row, block, scale):
+def state_of_block(x, out, states, row, block, scale):
     """First launch: ``states[row, block]`` becomes ``(m, r, rest)`` of that block."""
     start = block * BLOCK
-    m, r, rest = block_state(lanes_of(x), x, row, start, min(start + BLOCK, x.shape[1]), scale)
-    states[row, block, 0] = m
-    states[row, block, 1] = r
-    states[row, block, 2] = rest
+    state = block_state(lanes_of(x), x, None, row, start, min(start + BLOCK, x.shape[1]), scale)
+    set_state(states, row, block, state)
+
+
+@piece
+def state_and_terms(x, out, states, row, block, scale):
+    """The same, with the terms of the block kept in `out`, unless that is `x` and they might be needed again."""
+    like, kept, start = lanes_of(x), terms_kept_in(out), block * BLOCK
+    stop = min(start + BLOCK, x.shape[1])
+    if address(x) == address(out):
+        set_state(states, row, block, block_state(like, x, None, row, start, stop, scale))
+    else:
+        set_state(states, row, block, block_state(like, x, kept, row, start, stop, scale))
 
 
 @piece
@@ -42,7 +67,19 @@ def softmax_blocks(x, out, states, row, start, stop, scale):
     state = merged(states, row, scale)
     shape = frame(full(like, state[0]), scale)
     factor = softmax_factor(like, state, shape, scale)
-    write_softmax(like, x, out, row, start, stop, shape, scale, factor)
+    kept = terms_kept_in(out)
+    if kept is None or address(x) == address(out):
+        write_softmax(like, x, out, row, start, stop, (shape, scale, factor))
+        return
+    for first in range(start, stop, BLOCK):
+        last = min(first + BLOCK, stop)
+        of_block = frame(full(like, states[row, first // BLOCK, 0]), scale)
+        below = scalar(of_block[3]) - scalar(shape[3])
+        in_place = scalar(of_block[0]) == 0.0 and scalar(shape[0]) == 0.0
+        if in_place and below >= -FAR_BELOW:
+            rescale_row(like, x, out, row, first, last, (full(like, power_of_two(below)), factor))
+        else:
+            write_softmax(like, x, out, row, first, last, (shape, scale, factor))
 
 
 @piece
@@ -51,7 +88,7 @@ def log_softmax_blocks(x, out, states, row, start, stop, scale):
     like = lanes_of(x)
     m, r, rest = merged(states, row, scale)
     log, log_rest = log_others(r, rest)
-    write_log_softmax(like, x, out, row, start, stop, full(like, m), spread(like, log, log_rest), scale)
+    write_log_softmax(like, x, out, row, start, stop, (full(like, m), spread(like, log, log_rest), scale))
 
 
 @piece

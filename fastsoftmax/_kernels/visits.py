@@ -12,7 +12,7 @@ from numba.core import types
 from .jit import by_type, inlined
 from .memory import load, store
 from .online import across, add, bigger, empty_sum, scaled, term
-from .simd import HalfType, abreast, fma, full, lane, part, rotate, select, width
+from .simd import HalfType, abreast, fma, full, lane, part, repeated, rotate, select, width
 
 
 @inlined
@@ -87,18 +87,20 @@ def visit(like, x, out, top, row, j, count, shape, scale, tops):
 
 
 @inlined
-def four_frames(shape):
-    """The frame for four vectors in step."""
-    return abreast(shape[0], 4), abreast(shape[1], 4), abreast(shape[2], 4), abreast(shape[3], 4), abreast(shape[4], 4)
+def repeated_frame(shape, like):
+    """The frame of a row for vectors abreast."""
+    a, b, c, d, e = shape
+    return repeated(a, like), repeated(b, like), repeated(c, like), repeated(d, like), repeated(e, like)
 
 
 @inlined
 def visit4(like, x, out, top, row, j, shape, scale, total, tops):
     """Four vectors of terms, kept in `out` on the way and added to the sum."""
-    v = load(abreast(like, 4), x, (row, j), None, 0.0)
-    e = term(v, shape, scale)
+    like4 = abreast(like, 4)
+    v = load(like4, x, (row, j), None, 0.0)
+    e = term(v, repeated_frame(shape, like4), scale)
     keep(out, (row, j), e, None)
-    e, equal = without_top(v, top, e, full(e, 0.0))
+    e, equal = without_top(v, abreast(top, 4), e, full(e, 0.0))
     total = add(total, (part(e, 0, like) + part(e, 1, like)) + (part(e, 2, like) + part(e, 3, like)))
     return total, tops + ((part(equal, 0, like) + part(equal, 1, like)) + (part(equal, 2, like) + part(equal, 3, like)))
 
@@ -108,10 +110,9 @@ def row_sum(like, x, out, top, row, start, stop, shape, scale):
     """The sum of the terms of ``x[row, start:stop]`` and, with a `top`, how many are it and not in the sum."""
     w = width(like)
     total, tops = empty_sum(like), full(like, 0.0)
-    shape4, top4 = four_frames(shape), abreast(top, 4)
     j = start
     while j + 4 * w <= stop:
-        total, tops = visit4(like, x, out, top4, row, j, shape4, scale, total, tops)
+        total, tops = visit4(like, x, out, top, row, j, shape, scale, total, tops)
         j += 4 * w
     total, tops = sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
     number, rest = across(like, total)
@@ -143,33 +144,50 @@ def spread(like, q, rest):
     return high, full(like, (q - scalar(high)) + rest)
 
 
-@inlined
-def scale_row(like, out, row, j, stop, factor):
-    """Turn the terms kept in ``out[row, j:stop]`` into probabilities."""
-    q, rest = factor
-    w = width(like)
-    while j + w <= stop:
-        e = load(like, out, (row, j), None, 0.0)
-        store(out, (row, j), fma(e, q, e * rest), None)
-        j += w
-    if j < stop:
-        e = load(like, out, (row, j), stop - j, 0.0)
-        store(out, (row, j), fma(e, q, e * rest), stop - j)
+def along(at):
+    """``at(like, x, out, row, j, count, more)`` for all classes of a run: four vectors abreast, then one by one."""
+
+    @inlined
+    def run(like, x, out, row, start, stop, more):
+        w = width(like)
+        j = start
+        while j + 4 * w <= stop:
+            at(abreast(like, 4), x, out, row, j, None, more)
+            j += 4 * w
+        while j < stop:
+            at(like, x, out, row, j, stop - j, more)
+            j += w
+
+    return run
 
 
 @inlined
-def write_softmax(like, x, out, row, start, stop, shape, scale, factor):
-    """The probabilities of ``x[row, start:stop]``, from x."""
-    q, rest = factor
-    w = width(like)
-    j = start
-    while j + w <= stop:
-        e = term(load(like, x, (row, j), None, 0.0), shape, scale)
-        store(out, (row, j), fma(e, q, e * rest), None)
-        j += w
-    if j < stop:
-        e = term(load(like, x, (row, j), stop - j, 0.0), shape, scale)
-        store(out, (row, j), fma(e, q, e * rest), stop - j)
+def probability(like, e, factor):
+    """A term times the pair that turns terms into probabilities."""
+    return fma(e, repeated(factor[0], like), e * repeated(factor[1], like))
+
+
+@inlined
+def scale_at(like, x, out, row, j, count, factor):
+    """Turn the terms kept in `out` into probabilities."""
+    e = load(like, out, (row, j), count, 0.0)
+    store(out, (row, j), probability(like, e, factor), count)
+
+
+@inlined
+def rescale_at(like, x, out, row, j, count, more):
+    """The same for terms that are to be multiplied by a power of two first."""
+    power, factor = more
+    e = load(like, out, (row, j), count, 0.0) * repeated(power, like)
+    store(out, (row, j), probability(like, e, factor), count)
+
+
+@inlined
+def softmax_at(like, x, out, row, j, count, more):
+    """The probabilities, from x."""
+    shape, scale, factor = more
+    e = term(load(like, x, (row, j), count, 0.0), repeated_frame(shape, like), scale)
+    store(out, (row, j), probability(like, e, factor), count)
 
 
 @inlined
@@ -190,17 +208,16 @@ def minus(rest, tail):
 
 
 @inlined
-def write_log_softmax(like, x, out, row, start, stop, top, log, scale):
-    """The log-probabilities of ``x[row, start:stop]``."""
-    w = width(like)
-    j = start
-    while j + w <= stop:
-        v = load(like, x, (row, j), None, 0.0)
-        store(out, (row, j), log_probability(v, top, log, scale), None)
-        j += w
-    if j < stop:
-        v = load(like, x, (row, j), stop - j, 0.0)
-        store(out, (row, j), log_probability(v, top, log, scale), stop - j)
+def log_softmax_at(like, x, out, row, j, count, more):
+    """The log-probabilities, from x."""
+    top, log, scale = more
+    v = load(like, x, (row, j), count, 0.0)
+    log = repeated(log[0], like), repeated(log[1], like)
+    store(out, (row, j), log_probability(v, repeated(top, like), log, scale), count)
+
+
+scale_row, rescale_row = along(scale_at), along(rescale_at)
+write_softmax, write_log_softmax = along(softmax_at), along(log_softmax_at)
 
 
 @by_type
@@ -219,17 +236,16 @@ def three_visits(like, x, kept, top, row, ahead, behind, shape, scale, factor):
     """
     w, n = width(like), x.shape[1]
     total, tops = empty_sum(like), full(like, 0.0)
-    shape4, top4, factor4 = four_frames(shape), abreast(top, 4), four_factors(factor)
     a = full(like, -np.inf)
     b, c, d = a, a, a
     j = 0
     while j + 4 * w <= n:
-        total, tops = visit4(like, x, kept, top4, row, j, shape4, scale, total, tops)
+        total, tops = visit4(like, x, kept, top, row, j, shape, scale, total, tops)
         a = bigger(load(like, x, (ahead, j), None, 0.0), a)
         b = bigger(load(like, x, (ahead, j + w), None, 0.0), b)
         c = bigger(load(like, x, (ahead, j + 2 * w), None, 0.0), c)
         d = bigger(load(like, x, (ahead, j + 3 * w), None, 0.0), d)
-        scale4(like, kept, behind, j, factor4)
+        scale_some(like, kept, behind, j, j + 4 * w, factor)
         j += 4 * w
     total, tops = sum_tail(like, x, kept, top, row, j, n, shape, scale, total, tops)
     a = top_tail(like, x, ahead, j, n, a)
@@ -240,29 +256,8 @@ def three_visits(like, x, kept, top, row, ahead, behind, shape, scale, factor):
 
 
 @by_type
-def four_factors(factor):
-    """A factor for four vectors in step."""
-    if isinstance(factor, types.NoneType):
-        return lambda factor: None
-    return lambda factor: (abreast(factor[0], 4), abreast(factor[1], 4))
-
-
-@by_type
-def scale4(like, out, row, j, factor):
-    """Turn four vectors of terms into probabilities, or nothing without a factor."""
-    if isinstance(factor, types.NoneType):
-        return lambda like, out, row, j, factor: None
-
-    def scale(like, out, row, j, factor):
-        e = load(abreast(like, 4), out, (row, j), None, 0.0)
-        store(out, (row, j), fma(e, factor[0], e * factor[1]), None)
-
-    return scale
-
-
-@by_type
 def scale_some(like, out, row, start, stop, factor):
-    """`scale_row` from `start` to `stop`, or nothing without a factor."""
+    """`scale_row`, or nothing without a factor."""
     if isinstance(factor, types.NoneType):
         return lambda like, out, row, start, stop, factor: None
-    return lambda like, out, row, start, stop, factor: scale_row(like, out, row, start, stop, factor)
+    return lambda like, out, row, start, stop, factor: scale_row(like, out, out, row, start, stop, factor)
