@@ -22,7 +22,7 @@ ROW_REGIONS = [
     (8, 10, 2, "narrow", 1),
     (262144, 10, 2, "narrow", 2),
     (262144, 15, 1, "narrow", 1),
-    (262144, 16, 2, "rows", 2),
+    (262144, 16, 2, "narrow", 2),
     (64, 17, 2, "rows", 1),
     (256, 1000, 2, "rows", 2),
     (1, 32000, 2, "rows", 1),
@@ -52,10 +52,10 @@ def test_backward_has_rows_alone(operation: str, rows: int, classes: int) -> Non
 
 
 @pytest.mark.parametrize("dtype", LANES)
-def test_narrow_means_fewer_classes_than_lanes(dtype: str) -> None:
+def test_narrow_means_no_more_classes_than_lanes(dtype: str) -> None:
     lanes = LANES[dtype]
-    assert _plan.rows("softmax", dtype, 1000, lanes - 1, 2).kernel == "narrow"
-    assert _plan.rows("softmax", dtype, 1000, lanes, 2).kernel == "rows"
+    assert _plan.rows("softmax", dtype, 1000, lanes, 2).kernel == "narrow"
+    assert _plan.rows("softmax", dtype, 1000, lanes + 1, 2).kernel == "rows"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_plan_is_a_value_that_says_why() -> None:
     assert hash(plan) == hash(_plan.rows("softmax", "float32", 262144, 10, 2))
     assert repr(plan) == (
         "Plan(operation='softmax', dtype='float32', kernel='narrow', tasks=2, block=10, "
-        "reason='fewer than 16 classes: 16 rows at once')"
+        "reason='at most 16 classes: 32 rows at once')"
     )
 
 
@@ -86,7 +86,7 @@ def test_every_plan_names_a_kernel() -> None:
 CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
     ((3, 5), -1, []),  # small, and plain: by a kernel without a plan
     ((3, 5), None, ["rows"]),
-    ((30, 4), -1, ["packed"]),
+    ((30, 2), -1, ["pairs"]),
     ((30, 5), -1, ["narrow"]),
     ((30, 50), -1, ["rows"]),
     ((30, 50), None, ["rows"]),

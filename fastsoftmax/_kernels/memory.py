@@ -179,9 +179,13 @@ def _address(context: Any, builder: ir.IRBuilder, array: Any, array_type: Any, i
 
 
 def _first_lanes(builder: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value:
-    """The mask of the first `count` lanes."""
-    index = ir.Constant(ir.VectorType(ir.IntType(64), lanes), list(range(lanes)))
-    return builder.icmp_signed("<", index, _splat(builder, count, lanes))
+    """The mask of the first `count` lanes, of all if there are no more; `count` is not negative."""
+    word = count.type
+    some = builder.sub(builder.shl(word(1), count), word(1))
+    mask = builder.select(builder.icmp_signed("<", count, word(lanes)), some, word(-1))
+    whole = ir.IntType(lanes)
+    mask = mask if lanes == word.width else builder.trunc(mask, whole)
+    return builder.bitcast(mask, ir.VectorType(ir.IntType(1), lanes))
 
 
 def _countable(count: types.Type) -> bool:
@@ -234,7 +238,12 @@ def store(typingctx, array, index, value, count):
 
 @intrinsic(prefer_literal=True)
 def prefetch(typingctx, array, index, to_write):
-    """Ask for the cache line of ``array[index]``, which need not exist, for a literal `to_write` as its only owner."""
+    """Ask for the cache line of ``array[index]``, which need not exist, for a literal `to_write` as its only owner.
+
+    Nothing happens for an array that is None.
+    """
+    if isinstance(array, types.NoneType):
+        return types.none(array, index, to_write), lambda context, builder, sig, args: context.get_dummy_value()
     if not _indexed(array, index) or not isinstance(to_write, types.BooleanLiteral):
         return None
 

@@ -10,7 +10,7 @@ import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
-from .memory import load, store
+from .memory import load, prefetch, store
 from .online import across, add, bigger, empty_sum, scaled, term
 from .simd import HalfType, abreast, fma, full, lane, part, repeated, rotate, select, width
 
@@ -31,6 +31,18 @@ def largest(v):
     return bigger(rotate(v, 1), v)
 
 
+# Vectors that memory is asked for in advance: what prefetchers of processors do by themselves ends at each page.
+AHEAD = 24
+
+
+@inlined
+def ask_for(like, array, row, j, to_write):
+    """Ask for the four vectors that are `AHEAD` of ``array[row, j]``, unless that is None."""
+    w = width(like)
+    for k in range(AHEAD, AHEAD + 4):
+        prefetch(array, (row, j + k * w), to_write)
+
+
 @inlined
 def row_top(like, x, row, start, stop):
     """The maximum of ``x[row, start:stop]`` in every lane; NaN counts for nothing, no element gives -inf."""
@@ -39,6 +51,7 @@ def row_top(like, x, row, start, stop):
     b, c, d = a, a, a
     j = start
     while j + 4 * w <= stop:
+        ask_for(like, x, row, j, False)
         a = bigger(load(like, x, (row, j), None, 0.0), a)
         b = bigger(load(like, x, (row, j + w), None, 0.0), b)
         c = bigger(load(like, x, (row, j + 2 * w), None, 0.0), c)
@@ -51,8 +64,16 @@ def row_top(like, x, row, start, stop):
 @inlined
 def top_tail(like, x, row, start, stop, top):
     """The maxima of what is left of a row, fewer than four vectors."""
-    for j in range(start, stop, width(like)):
-        top = bigger(load(like, x, (row, j), stop - j, -np.inf), top)
+    w = width(like)
+    if stop - start > 2 * w:
+        v = load(abreast(like, 4), x, (row, start), stop - start, -np.inf)
+        a, b = bigger(part(v, 0, like), part(v, 1, like)), bigger(part(v, 2, like), part(v, 3, like))
+        return bigger(bigger(a, b), top)
+    if stop - start > w:
+        v = load(abreast(like, 2), x, (row, start), stop - start, -np.inf)
+        return bigger(bigger(part(v, 0, like), part(v, 1, like)), top)
+    if stop > start:
+        return bigger(load(like, x, (row, start), stop - start, -np.inf), top)
     return top
 
 
@@ -78,15 +99,6 @@ def keep(out, index, e, count):
 
 
 @inlined
-def visit(like, x, out, top, row, j, count, shape, scale, tops):
-    """One vector of terms, kept in `out` on the way."""
-    v = load(like, x, (row, j), count, -np.inf)
-    e = term(v, shape, scale)
-    keep(out, (row, j), e, count)
-    return without_top(v, top, e, tops)
-
-
-@inlined
 def repeated_frame(shape, like):
     """The frame of a row for vectors abreast."""
     a, b, c, d, e = shape
@@ -94,13 +106,19 @@ def repeated_frame(shape, like):
 
 
 @inlined
-def visit4(like, x, out, top, row, j, shape, scale, total, tops):
-    """Four vectors of terms, kept in `out` on the way and added to the sum."""
+def visit(like, x, out, top, row, j, count, shape, scale, tops):
+    """The terms of some vectors abreast, kept in `out` on the way."""
+    v = load(like, x, (row, j), count, -np.inf)
+    e = term(v, repeated_frame(shape, like), scale)
+    keep(out, (row, j), e, count)
+    return without_top(v, top, e, tops)
+
+
+@inlined
+def visit4(like, x, out, top, row, j, count, shape, scale, total, tops):
+    """Four vectors of terms added to the sum."""
     like4 = abreast(like, 4)
-    v = load(like4, x, (row, j), None, 0.0)
-    e = term(v, repeated_frame(shape, like4), scale)
-    keep(out, (row, j), e, None)
-    e, equal = without_top(v, abreast(top, 4), e, full(e, 0.0))
+    e, equal = visit(like4, x, out, abreast(top, 4), row, j, count, shape, scale, full(like4, 0.0))
     total = add(total, (part(e, 0, like) + part(e, 1, like)) + (part(e, 2, like) + part(e, 3, like)))
     return total, tops + ((part(equal, 0, like) + part(equal, 1, like)) + (part(equal, 2, like) + part(equal, 3, like)))
 
@@ -112,7 +130,8 @@ def row_sum(like, x, out, top, row, start, stop, shape, scale):
     total, tops = empty_sum(like), full(like, 0.0)
     j = start
     while j + 4 * w <= stop:
-        total, tops = visit4(like, x, out, top, row, j, shape, scale, total, tops)
+        ask_for(like, out, row, j, True)
+        total, tops = visit4(like, x, out, top, row, j, None, shape, scale, total, tops)
         j += 4 * w
     total, tops = sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
     number, rest = across(like, total)
@@ -123,17 +142,16 @@ def row_sum(like, x, out, top, row, start, stop, shape, scale):
 @inlined
 def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     """The sum with what is left of a row, fewer than four vectors."""
-    w = width(like)
-    if j < stop:
-        a, tops = visit(like, x, out, top, row, j, stop - j, shape, scale, tops)
-        b = c = d = full(like, 0.0)
-        if j + w < stop:
-            b, tops = visit(like, x, out, top, row, j + w, stop - j - w, shape, scale, tops)
-        if j + 2 * w < stop:
-            c, tops = visit(like, x, out, top, row, j + 2 * w, stop - j - 2 * w, shape, scale, tops)
-        if j + 3 * w < stop:
-            d, tops = visit(like, x, out, top, row, j + 3 * w, stop - j - 3 * w, shape, scale, tops)
-        total = add(total, (a + b) + (c + d))
+    w, left = width(like), stop - j
+    if left > 2 * w:
+        return visit4(like, x, out, top, row, j, left, shape, scale, total, tops)
+    if left > w:
+        like2 = abreast(like, 2)
+        e, equal = visit(like2, x, out, abreast(top, 2), row, j, left, shape, scale, full(like2, 0.0))
+        return add(total, part(e, 0, like) + part(e, 1, like)), tops + (part(equal, 0, like) + part(equal, 1, like))
+    if left > 0:
+        e, tops = visit(like, x, out, top, row, j, left, shape, scale, tops)
+        return add(total, e), tops
     return total, tops
 
 
@@ -145,7 +163,7 @@ def spread(like, q, rest):
 
 
 def along(at):
-    """``at(like, x, out, row, j, count, more)`` for all classes of a run: four vectors abreast, then one by one."""
+    """``at(like, x, out, row, j, count, more)`` for all classes of a run: four vectors abreast, then what is left."""
 
     @inlined
     def run(like, x, out, row, start, stop, more):
@@ -154,9 +172,12 @@ def along(at):
         while j + 4 * w <= stop:
             at(abreast(like, 4), x, out, row, j, None, more)
             j += 4 * w
-        while j < stop:
+        if stop - j > 2 * w:
+            at(abreast(like, 4), x, out, row, j, stop - j, more)
+        elif stop - j > w:
+            at(abreast(like, 2), x, out, row, j, stop - j, more)
+        elif stop > j:
             at(like, x, out, row, j, stop - j, more)
-            j += w
 
     return run
 
@@ -240,7 +261,9 @@ def three_visits(like, x, kept, top, row, ahead, behind, shape, scale, factor):
     b, c, d = a, a, a
     j = 0
     while j + 4 * w <= n:
-        total, tops = visit4(like, x, kept, top, row, j, shape, scale, total, tops)
+        total, tops = visit4(like, x, kept, top, row, j, None, shape, scale, total, tops)
+        ask_for(like, x, ahead, j, False)
+        ask_for(like, kept, row, j, True)
         a = bigger(load(like, x, (ahead, j), None, 0.0), a)
         b = bigger(load(like, x, (ahead, j + w), None, 0.0), b)
         c = bigger(load(like, x, (ahead, j + 2 * w), None, 0.0), c)
