@@ -217,24 +217,23 @@ def column_logs(like, state):
 
 
 @inlined
-def column_states(like, x, o, i, count, scale, sums):
-    """The maxima of the columns and their states."""
-    top = column_top(like, x, o, i, count)
-    shape = frame(top, scale)
-    total, tops = column_sum(like, x, None, top, o, i, count, shape, scale, sums)
+def column_states(like, x, kept, top, o, i, count, scale, sums):
+    """The states of the columns, and their frames; the terms stay in `kept` unless that is None."""
     nan = full(like, 0.0)
     if any_lane(top - top != 0.0):
         for j in range(x.shape[1]):
             v = load(like, x, (o, j, i), count, 0.0)
             nan = select(v == v, nan, v)
-    return top, column_state(like, total, tops, top, shape, nan, scale)
+    shape = frame(top, scale)
+    total, tops = column_sum(like, x, kept, top, o, i, count, shape, scale, sums)
+    return column_state(like, total, tops, top, shape, nan, scale), shape
 
 
 # -- the work on one vector of columns ---------------------------------------------------------------------
 
 
 @piece
-def softmax_columns(like, x, out, o, i, count, scale, sums):
+def softmax_columns(like, x, out, o, i, row, count, scale, sums):
     top = column_top(like, x, o, i, count)
     shape = frame(top, scale)
     kept = terms_kept_in(out)
@@ -247,8 +246,9 @@ def softmax_columns(like, x, out, o, i, count, scale, sums):
 
 
 @piece
-def log_softmax_columns(like, x, out, o, i, count, scale, sums):
-    top, state = column_states(like, x, o, i, count, scale, sums)
+def log_softmax_columns(like, x, out, o, i, row, count, scale, sums):
+    top = column_top(like, x, o, i, count)
+    state, _ = column_states(like, x, None, top, o, i, count, scale, sums)
     log = column_logs(like, state)
     for j in range(x.shape[1]):
         v = load(like, x, (o, j, i), count, 0.0)
@@ -256,21 +256,22 @@ def log_softmax_columns(like, x, out, o, i, count, scale, sums):
 
 
 @piece
-def logsumexp_columns(like, x, out, o, i, count, scale, sums):
-    _, (m, r, rest) = column_states(like, x, o, i, count, scale, sums)
+def logsumexp_columns(like, x, out, o, i, row, count, scale, sums):
+    top = column_top(like, x, o, i, count)
+    (m, r, rest), _ = column_states(like, x, None, top, o, i, count, scale, sums)
     totals = narrow(like, log_total(m, r, rest, scale))
     store(out, (o, 0, i), totals, count)
     size = select(totals < 0.0, 0.0 - totals, totals)
     if any_lane(size < NEAR_ZERO):
         n = x.shape[1]
-        row = row_scratch(like, n)
+        copy = row_scratch(like, n)
         for k in range(width(like) if count is None else count):
             if lane(size, k) < NEAR_ZERO:
                 for j in range(n):
-                    row[0, j] = lane(load(like, x, (o, j, i), count, 0.0), k)
-                again = refined(like, view(row), 0, np.float64(lane(totals, k)), scale)
+                    copy[0, j] = lane(load(like, x, (o, j, i), count, 0.0), k)
+                again = refined(like, view(copy), 0, np.float64(lane(totals, k)), scale)
                 store(out, (o, 0, i + k), full(like, again), 1)
-        row[0, 0] = 0.0  # it lives until here: a view keeps nothing alive
+        copy[0, 0] = 0.0  # it lives until here: a view keeps nothing alive
 
 
 @by_type

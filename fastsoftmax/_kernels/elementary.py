@@ -158,6 +158,14 @@ def exp_pair(v, tail):
 
 
 @inlined
+def exp_and_rest(v):
+    """``exp(v)`` and ``1 - exp(v)`` for ``v <= 0`` in float64, both with all digits."""
+    e, rest = exp_pair(v, None)
+    k, _ = nearest_exponent(select(v < -1.0, full(v, -1.0), v))
+    return e, select(k == 0.0, 0.0 - exp_near(v, None, k), (1.0 - e) - rest)
+
+
+@inlined
 def log_pair(whole, lost):
     """``log(whole + lost)`` in float64 for a positive normal `whole`, as a leading part and its rest.
 

@@ -44,7 +44,7 @@ def by_type(choose: Callable[..., Any]) -> Any:
 
 
 class Argument(NamedTuple):
-    """What a kernel takes in one place: an array of `ndim` axes, a scale, or a whole number."""
+    """What a kernel takes in one place: an array of `ndim` axes, a scale, a whole number, or all that a loss needs."""
 
     kind: str
     ndim: int = 0
@@ -56,6 +56,10 @@ class Argument(NamedTuple):
             return types.UniTuple(types.float64, 4) if scaled else types.none
         if self.kind == "number":
             return types.int64
+        if self.kind == "loss":
+            rows = types.Array(types.float64, self.ndim, "A")
+            weights = types.Array(types.float64, 1, "A", readonly=True)
+            return types.Tuple((rows, rows, weights, types.UniTuple(types.float64, 5), SCALE.numba_type(dtype, scaled)))
         return types.Array(self.dtype or dtype, self.ndim, "A", readonly=self.kind == "read")
 
 
@@ -67,6 +71,11 @@ def read(ndim: int, dtype: types.Type | None = None) -> Argument:
 def write(ndim: int, dtype: types.Type | None = None) -> Argument:
     """An array that is written to."""
     return Argument("write", ndim, dtype)
+
+
+def loss(ndim: int) -> Argument:
+    """What kernels of losses take besides logits (see `losses`); its rows have `ndim` axes."""
+    return Argument("loss", ndim)
 
 
 SCALE = Argument("scale")

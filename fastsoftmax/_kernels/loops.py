@@ -12,8 +12,8 @@ from typing import Any
 from numba import prange
 from numba.core import types
 
-from . import backward, columns, pairs, rows, split, weighted
-from .jit import NUMBER, SCALE, Argument, Kernel, read, write
+from . import backward, columns, loss_columns, losses, pairs, rows, split, weighted
+from .jit import NUMBER, SCALE, Argument, Kernel, inlined, loss, read, write
 from .lengths import BLOCK, FEW_ROWS, SMALL
 from .memory import address, lanes_of, load_columns, prefetch, scratch, store_columns, view, with_classes
 from .simd import abreast, wide, width
@@ -60,7 +60,10 @@ def over_small(work):
 
 
 def over_columns(work):
-    """``work(like, x, out, outer, inner, count, extra, sums)`` for each vector of columns of ``x[outer, class, inner]``."""
+    """``work(like, x, out, o, i, row, count, extra, sums)`` for each vector of columns of ``x[o, class, i]``.
+
+    Where the columns are in truth rows of an array of two axes, `row` is the first of them.
+    """
 
     def loop(x, out, first, last, tasks, extra):
         w, inner = width(lanes_of(view(x))), x.shape[2]
@@ -73,9 +76,9 @@ def over_columns(work):
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
                 o, i = unit // across, unit % across * w
                 if i + w <= inner:
-                    work(like, logits, results, o, i, None, more, sums)
+                    work(like, logits, results, o, i, 0, None, more, sums)
                 else:
-                    work(like, logits, results, o, i, inner - i, more, sums)
+                    work(like, logits, results, o, i, 0, inner - i, more, sums)
 
     return loop
 
@@ -85,14 +88,19 @@ def over_columns(work):
 AHEAD = 128
 
 
-def over_narrow(work):
+@inlined
+def no_columns(array, tile, at, row, rows, columns):
+    return None
+
+
+def over_narrow(work, write=store_columns):
     """The work on columns for rows of at most L classes, twice L rows at once: through a transposed tile."""
 
     def loop(x, out, first, last, tasks, extra):
         w, n = width(lanes_of(view(x))), x.shape[0]
         groups = (n + 2 * w - 1) // (2 * w)
         for task in prange(first, last):
-            rows, results = view(x), view(out)
+            rows, results, more = view(x), view(out), view(extra)
             like = abreast(lanes_of(rows), 2)
             sums = scratch(wide(like), 16)
             tile, written = scratch(like, 16), scratch(like, 16)
@@ -105,9 +113,9 @@ def over_narrow(work):
                     prefetch(results, (r, 0), True)
                 load_columns(tile, 0, rows, row, n, x.shape[1])
                 load_columns(tile, w, rows, row + w, n, x.shape[1])
-                work(like, logits, result, 0, 0, None, extra, sums)
-                store_columns(results, written, 0, row, n, out.shape[1])
-                store_columns(results, written, w, row + w, n, out.shape[1])
+                work(like, logits, result, 0, 0, row, None, more, sums)
+                write(results, written, 0, row, n, out.shape[1])
+                write(results, written, w, row + w, n, out.shape[1])
 
     return loop
 
@@ -125,6 +133,12 @@ def over_single_blocks(work):
     return loop
 
 
+def over_rows_of_blocks(x, states, first, last, tasks, extra):
+    """What is done between the launches of a loss: row by row, on one thread."""
+    for row in range(x.shape[0]):
+        losses.row_of_blocks(view(x), states, row, view(extra))
+
+
 def over_blocks(work):
     """``work(x, out, states, row, start, stop, extra)`` for runs of blocks of each row."""
 
@@ -136,7 +150,7 @@ def over_blocks(work):
             while unit < stop:
                 row, block = unit // blocks, unit % blocks
                 end = min(block + stop - unit, blocks)
-                work(view(x), view(out), states, row, block * BLOCK, min(end * BLOCK, n), extra)
+                work(view(x), view(out), states, row, block * BLOCK, min(end * BLOCK, n), view(extra))
                 unit += end - block
 
     return loop
@@ -146,18 +160,20 @@ def over_blocks(work):
 TASKS = (NUMBER, NUMBER, NUMBER)
 
 
-def _kernels(operation: str, extra: tuple[Argument, Argument], **layouts: Any) -> dict[str, Kernel]:
-    """The kernels of an operation, by layout."""
+def _kernels(
+    operation: str, extra: tuple[Argument, Argument], result: types.Type | None = None, **layouts: Any
+) -> dict[str, Kernel]:
+    """The kernels of an operation, by layout; `result` is what they write where it is not of the logits' type."""
     flat, deep = extra
     made: dict[str, Kernel] = {}
     arguments: tuple[Argument, ...]
     for layout, loop in layouts.items():
         if layout == "split":
-            arguments = (read(2), write(2), read(3, types.float64), *TASKS, flat)
+            arguments = (read(2), write(2, result), read(3, types.float64), *TASKS, flat)
         elif layout == "columns":
-            arguments = (read(3), write(3), *TASKS, deep)
+            arguments = (read(3), write(3, result), *TASKS, deep)
         else:
-            arguments = (read(2), write(2), *TASKS, flat)
+            arguments = (read(2), write(2, result), *TASKS, flat)
         made[layout] = Kernel(f"{operation}_{layout}", loop, arguments)
     return made
 
@@ -208,6 +224,22 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         rows=over_rows(backward.log_softmax_backward_rows),
         columns=over_columns(backward.log_softmax_backward_columns),
     ),
+    "cross_entropy": _kernels(
+        "cross_entropy",
+        (loss(2), loss(3)),
+        types.float64,
+        rows=over_rows(losses.loss_rows),
+        narrow=over_narrow(loss_columns.loss_columns, no_columns),
+        columns=over_columns(loss_columns.loss_columns),
+    ),
+    "cross_entropy_with_grad": _kernels(
+        "cross_entropy_with_grad",
+        (loss(2), loss(3)),
+        rows=over_rows(losses.loss_with_gradient_rows),
+        narrow=over_narrow(loss_columns.loss_with_gradient_columns),
+        columns=over_columns(loss_columns.loss_with_gradient_columns),
+        split=over_blocks(losses.gradient_blocks),
+    ),
 }
 # log|sum(b * exp(a))| and its sign, float64 alone.
 WEIGHTED = Kernel("weighted_rows", over_rows(weighted.weighted_rows), (read(2), write(2), *TASKS, read(2)))
@@ -219,4 +251,8 @@ BLOCK_STATES = {
     "softmax": Kernel("softmax_states", over_single_blocks(split.state_and_terms), _FIRST),
     "log_softmax": _STATES,
     "logsumexp": _STATES,
+    "cross_entropy": _STATES,
+    "cross_entropy_with_grad": _STATES,
 }
+# Between the launches of the losses.
+ROWS_OF_BLOCKS = Kernel("rows_of_blocks", over_rows_of_blocks, (read(2), write(3, types.float64), *TASKS, loss(2)))

@@ -22,7 +22,6 @@ from .simd import (
     _as_vector,
     _call,
     _llvm,
-    _splat,
     bfloat16,
     float16,
 )
@@ -62,20 +61,40 @@ make_attribute_wrapper(ViewType, "shape", "shape")
 
 @intrinsic(prefer_literal=True)
 def view(typingctx, array):
-    """The view of an array, which the caller keeps alive; anything else as it is."""
-    if not isinstance(array, types.Array):
+    """The view of an array, which the caller keeps alive, or of each array of a tuple; anything else as it is."""
+    made = _viewed(array)
+    if made == array:
         return array(array), lambda context, builder, sig, args: args[0]
-    made = ViewType(array.dtype, array.ndim)
 
     def codegen(context, builder, sig, args):
-        source = context.make_array(array)(context, builder, args[0])
-        target = cgutils.create_struct_proxy(made)(context, builder)
-        target.data = builder.bitcast(source.data, target.data.type)
-        target.shape = source.shape
-        target.strides = source.strides
-        return target._getvalue()
+        if isinstance(array, types.Array):
+            return _view_of(context, builder, args[0], array)
+        parts = cgutils.unpack_tuple(builder, args[0], len(array))
+        looked_at = [
+            _view_of(context, builder, part, kind) if isinstance(kind, types.Array) else part
+            for part, kind in zip(parts, array, strict=True)
+        ]
+        return context.make_tuple(builder, made, looked_at)
 
     return made(array), codegen
+
+
+def _viewed(kind: types.Type) -> types.Type:
+    """The type of the view of something of this type."""
+    if isinstance(kind, types.Array):
+        return ViewType(kind.dtype, kind.ndim)
+    if isinstance(kind, types.Tuple):
+        return types.Tuple([_viewed(part) for part in kind])
+    return kind
+
+
+def _view_of(context: Any, builder: ir.IRBuilder, array: ir.Value, kind: types.Array) -> ir.Value:
+    source = context.make_array(kind)(context, builder, array)
+    target = cgutils.create_struct_proxy(_viewed(kind))(context, builder)
+    target.data = builder.bitcast(source.data, target.data.type)
+    target.shape = source.shape
+    target.strides = source.strides
+    return target._getvalue()
 
 
 @intrinsic(prefer_literal=True)

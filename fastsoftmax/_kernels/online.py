@@ -151,6 +151,14 @@ def add(total, terms):
 
 
 @by_type
+def add_wide(like, total, v):
+    """A sum of terms like `like` with float64 lanes added."""
+    if is_single(like):
+        return lambda like, total, v: (total[0] + v, 0.0)
+    return lambda like, total, v: add(total, v)
+
+
+@by_type
 def join(like, a, b):
     """Two sums added lane by lane."""
     if is_single(like):
@@ -285,6 +293,18 @@ def plus(v, tail):
     if isinstance(tail, types.NoneType):
         return lambda v, tail: v
     return lambda v, tail: v + tail
+
+
+@inlined
+def factor_of_state(like, state, shift, k, scale):
+    """What turns the terms of a row into its probabilities, ``2**-headroom / (exp(m) * (1 + r))``, as a pair."""
+    m, r, rest = state
+    z, tail = scaled(m - shift, scale)
+    e, e_rest = top_term(z, tail, k)
+    one, lost = two_sum(full(m, 1.0), r)
+    total, total_rest = pair_product(e, e_rest, one, lost + rest)
+    q, q_rest = reciprocal(total, total_rest)
+    return q * shrink_of(like), q_rest * shrink_of(like)
 
 
 @inlined

@@ -7,23 +7,20 @@ fewer than threads the blocks of a row are shared out (`split`).
 
 from __future__ import annotations
 
-from .elementary import two_sum
 from .jit import by_type, inlined, piece
 from .lengths import BLOCK, SHORT_ROW
 from .memory import lanes_of, load, store
 from .online import (
     at_infinity,
     factor_of,
+    factor_of_state,
     frame,
     log_others,
     log_total,
     merge,
     others,
-    pair_product,
-    reciprocal,
     scaled,
     shrink_of,
-    top_term,
 )
 from .simd import HalfType, doubles, full, is_single, rotate, select, width
 from .visits import (
@@ -75,19 +72,26 @@ def block_state(like, x, kept, row, start, stop, scale):
     The terms, in the frame of the block, stay in `kept` unless that is None.
     """
     top = row_top(like, x, row, start, stop)
+    nan = nan_of(like, x, row, start, stop, scalar(top))
     shape = frame(top, scale)
     total, rest, count = row_sum(like, x, kept, top, row, start, stop, shape, scale)
-    return state_of_sums(like, x, row, start, stop, top, shape, total, rest, count, scale)
+    return state_of_sums(like, nan, top, shape, total, rest, count, scale)
 
 
 @inlined
-def state_of_sums(like, x, row, start, stop, top, shape, total, rest, count, scale):
-    """The state of ``x[row, start:stop]`` from its maximum and the sum of its other terms."""
+def nan_of(like, x, row, start, stop, m):
+    """NaN if the maximum `m` of ``x[row, start:stop]`` is infinite and hides one, else 0."""
+    return nan_in(like, x, row, start, stop) if m - m != 0.0 else 0.0
+
+
+@inlined
+def state_of_sums(like, nan, top, shape, total, rest, count, scale):
+    """The state of a row or block from its maximum and the sum of its other terms; `nan` is that of `nan_of`."""
     m = scalar(top)
     z, tail = scaled(m - scalar(shape[0]), scale)
     r, r_rest = others(count, total, rest, z, tail, scalar(shape[3]), shrink_of(like))
     if m - m != 0.0:
-        return m, at_infinity(m, r, nan_in(like, x, row, start, stop)), 0.0
+        return m, at_infinity(m, r, nan), 0.0
     return m, r, r_rest
 
 
@@ -105,14 +109,8 @@ def row_state(like, x, row, scale):
 @inlined
 def softmax_factor(like, state, shape, scale):
     """What turns the terms of a row into its probabilities: ``1 / (exp(m) * (1 + r))``."""
-    m, r, rest = state
-    z, tail = scaled(m - scalar(shape[0]), scale)
-    e, e_rest = top_term(z, tail, scalar(shape[3]))
-    one, lost = two_sum(1.0, r)
-    total, total_rest = pair_product(e, e_rest, one, lost + rest)
-    q, q_rest = reciprocal(total, total_rest)
-    shrink = shrink_of(like)
-    return spread(like, q * shrink, q_rest * shrink)
+    q, rest = factor_of_state(like, state, scalar(shape[0]), scalar(shape[3]), scale)
+    return spread(like, q, rest)
 
 
 # -- the work on a run of rows -----------------------------------------------------------------------------------------
@@ -220,8 +218,9 @@ def over_states(write):
             top = row_top(like, x, first, 0, n)
             for row in range(first, last):
                 shape, ahead = frame(top, scale), min(row + 1, last - 1)
+                nan = nan_of(like, x, row, 0, n, scalar(top))
                 total, rest, count, top_ahead = three_visits(like, x, None, top, row, ahead, row, shape, scale, None)
-                state = state_of_sums(like, x, row, 0, n, top, shape, total, rest, count, scale)
+                state = state_of_sums(like, nan, top, shape, total, rest, count, scale)
                 write(like, x, out, row, state, scale)
                 top = top_ahead
 

@@ -3,9 +3,9 @@
 The first finds the state of each block, the second merges those of a row, in order, and writes. The blocks are
 those that one thread would have gone through alone (`rows.row_state`), so the bits are the same.
 
-softmax keeps the terms of the first launch in `out`. They are those of the whole row but for a power of two, 2**(k of the
-block - k of the row), so that the second launch need not compute them again: with the exponents of the terms
-in range the product is exact, and the bits are again the same.
+softmax keeps the terms of the first launch in `out`. They are those of the whole row but for a power of two, 2**(k of
+the block - k of the row), so that the second launch need not compute them again: with the exponents of the terms in
+range the product is exact, and the bits are again the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from .online import frame, log_others, log_total, merge
 from .rows import block_state, refined, softmax_factor
 from .simd import full
 from .visits import rescale_row, scalar, spread, terms_kept_in, write_log_softmax, write_softmax
-
 
 # A block this far below the row, in powers of two, is computed again: its factor might not be a normal number.
 FAR_BELOW = 100.0

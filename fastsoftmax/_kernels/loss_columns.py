@@ -1,0 +1,143 @@
+"""Cross-entropy with class indices for classes on a strided axis, one row in each lane; `losses` has the formulas.
+
+The target of a lane is found by comparing the number of the class with the lane's label, in the loops that go
+through the classes anyway: nothing is gathered or scattered, so no label can lead out of an array.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .columns import column_fold, column_states, column_top, lanes_pair, store_sum
+from .jit import by_type, inlined, piece
+from .losses import number, row_numbers
+from .memory import load, store
+from .online import add_wide, empty_sum, factor_of_state, pair_product, term
+from .simd import fma, full, narrow, select, strands, wide, width
+from .visits import terms_kept_in
+
+
+@by_type
+def load_numbers(like, array, o, i, row, count, absent):
+    """The float64 numbers of the rows in the lanes, from an array of three axes or of two."""
+    if array.ndim == 3:
+        return lambda like, array, o, i, row, count, absent: load(wide(like), array, (o, 0, i), count, absent)
+
+    def of_rows(like, array, o, i, row, count, absent):
+        return load(wide(like), array, (row, 0), max(min(array.shape[0] - row, width(like)), 0), absent)
+
+    return of_rows
+
+
+@by_type
+def store_numbers(like, array, o, i, row, count, values):
+    """The inverse of `load_numbers`."""
+    if array.ndim == 3:
+        return lambda like, array, o, i, row, count, values: store(array, (o, 0, i), values, count)
+
+    def of_rows(like, array, o, i, row, count, values):
+        store(array, (row, 0), values, max(min(array.shape[0] - row, width(like)), 0))
+
+    return of_rows
+
+
+@inlined
+def targets(like, x, label, o, i, count):
+    """The logits of the lanes' targets."""
+    found = full(like, 0.0)
+    for j in range(x.shape[1]):
+        found = select(label == np.float64(j), load(like, x, (o, j, i), count, 0.0), found)
+    return wide(found)
+
+
+@inlined
+def target_weights(like, label, weights):
+    """The class weights of the lanes' targets."""
+    found = full(wide(like), 1.0)
+    for j in range(weights.shape[0]):
+        found = select(wide(label) == np.float64(j), full(found, number(weights, (j,))), found)
+    return found
+
+
+@inlined
+def column_smoothing(like, x, m, o, i, count, weights, smooth, sums):
+    """The sums of ``w * (m - x)``, as `smoothing_sum` of rows."""
+    n, w = x.shape[1], strands(like)
+    if smooth == 0.0:
+        return full(m, 0.0)
+    for k in range(min(w, n)):
+        total = empty_sum(like)
+        for j in range(k, n, w):
+            v = m - wide(load(like, x, (o, j, i), count, 0.0))
+            weight = 1.0 if weights.shape[0] == 0 else number(weights, (j,))
+            if weight == 0.0:
+                v = full(v, 0.0)
+            total = add_wide(like, total, v if weight == 0.0 else v * weight)
+        store_sum(like, sums, k, total)
+    s, rest = column_fold(like, sums, min(w, n))
+    return s + rest
+
+
+@inlined
+def no_gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_target, factor, extra):
+    return None
+
+
+@by_type
+def term_at(like, x, kept, o, j, i, count, shape, scale):
+    """Terms from where they were kept, or from x once more."""
+    if hasattr(kept, "dtype"):
+        return lambda like, x, kept, o, j, i, count, shape, scale: load(like, kept, (o, j, i), count, 0.0)
+    return lambda like, x, kept, o, j, i, count, shape, scale: term(load(like, x, (o, j, i), count, 0.0), shape, scale)
+
+
+@inlined
+def whole_gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_target, factor, extra):
+    """The gradient of the columns: ``a * p - smooth * w``, the target's entry apart, nothing where ignored."""
+    _, _, weights, terms, scale = extra
+    q, rest = factor_of_state(like, state, wide(shape[0]), wide(shape[3]), scale)
+    a = a * factor
+    product, lost = pair_product(q, rest, a, 0.0)
+    high, low = lanes_pair(like, product, lost)
+    smooth = terms[1] * factor
+    entry = narrow(like, at_target * factor)
+    plain = narrow(like, 0.0 - smooth)
+    for j in range(x.shape[1]):
+        b = plain if weights.shape[0] == 0 or terms[1] == 0.0 else narrow(like, number(weights, (j,)) * (0.0 - smooth))
+        e = term_at(like, x, kept, o, j, i, count, shape, scale)
+        g = fma(e, high, fma(e, low, b))
+        g = select(label == np.float64(j), entry, g)
+        store(out, (o, j, i), select(label < 0.0, full(like, 0.0), g), count)
+
+
+def over_losses(room, gradient):
+    """The work on one vector of columns."""
+
+    @piece
+    def work(like, x, out, o, i, row, count, extra, sums):
+        table, more, weights, terms, scale = extra
+        label = narrow(like, load_numbers(like, table, o, i, row, count, -1.0))
+        x_t = targets(like, x, label, o, i, count)
+        w_t = target_weights(like, label, weights)
+        top = column_top(like, x, o, i, count)
+        smoothing = column_smoothing(like, x, wide(top), o, i, count, weights, terms[1], sums)
+        kept = room(out)
+        state, shape = column_states(like, x, kept, top, o, i, count, scale, sums)
+        loss, lse, a, at_target = row_numbers(state, x_t, w_t, smoothing, terms, scale)
+        factor = full(wide(like), terms[4])
+        if more.shape[0]:
+            factor = load_numbers(like, more, o, i, row, count, 0.0)
+            store_numbers(like, more, o, i, row, count, lse)
+        store_numbers(like, table, o, i, row, count, select(wide(label) < 0.0, full(loss, 0.0), loss))
+        gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_target, factor, extra)
+
+    return work
+
+
+@inlined
+def nowhere(out):
+    return None
+
+
+loss_columns = over_losses(nowhere, no_gradient)
+loss_with_gradient_columns = over_losses(terms_kept_in, whole_gradient)
