@@ -227,11 +227,11 @@ def elementwise(x: Any, axis: Any, where: Any, temperature: Any, dtype: Any, out
     kind = result_dtype(dtype, array)
     mask = mask_of(where, array.shape)
     scale = scale_of(temperature)
-    result = _new_like(array, kind) if out is None else out_of(out, array.shape, kind)
+    result = new_like(array, kind) if out is None else out_of(out, array.shape, kind)
     return _request((array,), result, axes, kind, mask, scale)
 
 
-def _new_like(array: np.ndarray, kind: np.dtype) -> np.ndarray:
+def new_like(array: np.ndarray, kind: np.dtype) -> np.ndarray:
     """A new array that lies in memory as `array` does, so that one kernel can go along both."""
     order: Literal["C", "K"] = "C" if 0 in array.strides else "K"
     new: np.ndarray = np.empty_like(array, kind, order=order, subok=False)
@@ -247,7 +247,7 @@ def gradient(grad_output: Any, output: Any, axis: Any, out: Any) -> Request:
         )
     axes = axes_of(axis, g.ndim)
     kind = np.result_type(promoted(g.dtype), promoted(y.dtype))
-    result = _new_like(g, kind) if out is None else out_of(out, g.shape, kind)
+    result = new_like(g, kind) if out is None else out_of(out, g.shape, kind)
     return _request((g, y), result, axes, kind, None, None)
 
 
@@ -306,7 +306,7 @@ def _request(
     scale: tuple[float, float, float, float] | None,
 ) -> Request:
     result, out = out, np.asarray(out)
-    private = any(_collide(array, out) for array in (*arrays, *(() if mask is None else (mask,))))
+    private = any(collide(array, out) for array in (*arrays, *(() if mask is None else (mask,))))
     if private:
         out = np.empty(out.shape, kind)
     pieces = None
@@ -317,7 +317,7 @@ def _request(
     return Request(arrays, out, axes, name, pieces, mask, scale, result, private)
 
 
-def _collide(array: np.ndarray, out: np.ndarray) -> bool:
+def collide(array: np.ndarray, out: np.ndarray) -> bool:
     """Whether writing `out` would spoil elements of `array` that are still to be read."""
     if not np.may_share_memory(array, out):
         return False

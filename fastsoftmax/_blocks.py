@@ -88,7 +88,7 @@ class Blocks:
         inputs = [array[at] for array in self._arrays]
         pieces = list(zip(inputs, self._absent, strict=True))
         if self._masked is None:
-            rows = [self._read(np.empty(x.shape, self._dtype), x, where, absent) for x, absent in pieces]
+            rows = self.read(index)
             result = np.empty((len(rows[0]), self._results), self._dtype)
             work(*rows, result)
         else:
@@ -103,6 +103,34 @@ class Blocks:
             if room is out:
                 return
         np.copyto(out, result.reshape(out.shape), casting="same_kind")
+
+    def read(self, index: int) -> list[np.ndarray]:
+        """The rows of a block of each array, in buffers of their own."""
+        at = (*self.indices[index], ...)
+        where = None if self._where is None else self._where[at]
+        blocks = zip((array[at] for array in self._arrays), self._absent, strict=True)
+        return [self._read(np.empty(block.shape, self._dtype), block, where, absent) for block, absent in blocks]
+
+    def write(self, index: int, rows: np.ndarray) -> None:
+        """Put the rows of a block to where they belong in the result."""
+        out = self._out[(*self.indices[index], ...)]
+        np.copyto(out, rows.reshape(out.shape), casting="same_kind")
+
+    def span(self, index: int) -> slice:
+        """Which rows those of a block are, counted along all axes but those of the classes."""
+        shape = self._arrays[0].shape[: self._lead]
+        at = self.indices[index]
+        if not at:
+            return slice(0, math.prod(shape))
+        *position, last = at
+        assert isinstance(last, slice)
+        before = 0
+        for i, size in zip(position, shape, strict=False):
+            before = before * size + i
+        inside = math.prod(shape[len(at) :])
+        size = shape[len(position)]
+        start, stop, _ = last.indices(size)
+        return slice((before * size + start) * inside, (before * size + stop) * inside)
 
     def _read(self, room: np.ndarray, block: np.ndarray, where: np.ndarray | None, absent: float) -> np.ndarray:
         """A block as rows, in `room`, which may be the memory of the block itself."""

@@ -23,7 +23,16 @@ from numba.np.ufunc import parallel as numba_parallel
 from . import _machine
 from ._kernels.cache import folder
 from ._kernels.lengths import BLOCK
-from ._kernels.loops import BLOCK_STATES, KERNELS, SMALL_KERNELS, WEIGHTED
+from ._kernels.loops import (
+    BLOCK_STATES,
+    CAP,
+    KERNELS,
+    ROWS_OF_BLOCKS,
+    SMALL_KERNELS,
+    SOFT_TARGETS,
+    SUM,
+    WEIGHTED,
+)
 from ._plan import Plan
 
 # -- how many threads
@@ -261,6 +270,38 @@ def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
     else:
         kernel = KERNELS[plan.operation][plan.kernel]
         _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra=extra)
+
+
+def run_loss(plan: Plan, x: np.ndarray, out: np.ndarray, numbers: tuple[Any, ...], scale: Any) -> None:
+    """Carry out the plan of a loss; `out` is the gradient's place or, without one, the first of `numbers`."""
+    scaled = scale is not None
+    extra = numbers if scale is None else (*numbers, *scale)
+    kernels = KERNELS[plan.operation]
+    if plan.kernel == "split":
+        states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 7))
+        _launch(BLOCK_STATES[plan.operation], plan.dtype, scaled, plan.tasks, x, x, states, extra=scale)
+        _launch(ROWS_OF_BLOCKS, plan.dtype, scaled, 1, x, states, extra=extra)
+        if "split" in kernels:
+            _launch(kernels["split"], plan.dtype, scaled, plan.tasks, x, out, states, extra=extra)
+    else:
+        _launch(kernels[plan.kernel], plan.dtype, scaled, plan.tasks, x, out, extra=extra)
+
+
+def run_soft_targets(x: np.ndarray, y: np.ndarray, extra: tuple[Any, ...], gradient: bool) -> None:
+    """The losses of float64 rows with targets `y`; with `gradient` that replaces the logits."""
+    SOFT_TARGETS.compiled("float64", False, False)(x, y, *extra, int(gradient))
+
+
+def run_cap(x: np.ndarray, slope: np.ndarray, cap: float) -> None:
+    """``x = cap * tanh(x / cap)`` on float64 rows, its derivative in `slope`."""
+    CAP.compiled("float64", False, False)(x, slope, (cap,) * 6)
+
+
+def total(values: np.ndarray) -> float:
+    """The sum of float64 numbers in a fixed order, with its rounding errors."""
+    out = np.empty((1, 1))
+    SUM.compiled("float64", False, False)(np.ascontiguousarray(values).reshape(1, -1), out)
+    return float(out[0, 0])
 
 
 def run_small(operation: str, dtype: str, x: np.ndarray, out: np.ndarray) -> bool:

@@ -42,8 +42,7 @@ class _Axis(NamedTuple):
 def views(arrays: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> list[View] | None:
     """The views through which kernels can work on these arrays, or None if they cannot.
 
-    The arrays have one shape, but the last may have size 1 along the class axes: the result of a
-    reduction.
+    The arrays have the shape of the first, but others may have size 1 along the class axes: they hold one number a row.
     """
     if all(array.flags.c_contiguous for array in arrays):
         plain = _contiguous(arrays, axes)
@@ -69,7 +68,7 @@ def _contiguous(arrays: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> list[V
 
 def _strided(arrays: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> list[View] | None:
     shape = arrays[0].shape
-    item = arrays[0].itemsize
+    items = tuple(a.itemsize for a in arrays)
 
     def axis(i: int) -> _Axis:
         return _Axis(shape[i], tuple(a.strides[i] if a.shape[i] > 1 else 0 for a in arrays))
@@ -79,11 +78,11 @@ def _strided(arrays: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> list[View
     others = _merged(sorted(others, key=lambda a: [-abs(s) for s in a.strides]))
     if len(classes) > 1:
         return None
-    row = classes[0] if classes else _Axis(1, (item,) * len(arrays))
-    reduced = arrays[-1].size < arrays[0].size
+    row = classes[0] if classes else _Axis(1, items)
     last: list[_Axis] = [row]
-    if any(s != item for s in row.strides[: len(arrays) - reduced]):
-        inner = next((a for a in others if all(s == item for s in a.strides)), None)
+    reduced = [a.size < arrays[0].size for a in arrays]
+    if any(s != item for s, item, one in zip(row.strides, items, reduced, strict=True) if not one):
+        inner = next((a for a in others if a.strides == items), None)
         if inner is None or inner.size < LEAST_COLUMNS or row.size > SHORT_ROW:
             return None
         others.remove(inner)
@@ -106,12 +105,12 @@ def _merged(axes: list[_Axis]) -> list[_Axis]:
     return merged
 
 
-def _cut(arrays: tuple[np.ndarray, ...], loops: list[_Axis], axes: list[_Axis], reduced: bool) -> list[View]:
+def _cut(arrays: tuple[np.ndarray, ...], loops: list[_Axis], axes: list[_Axis], reduced: list[bool]) -> list[View]:
     """A view along `axes` for each position along `loops`."""
     whole = []
     for k, array in enumerate(arrays):
         sizes = [axis.size for axis in (*loops, *axes)]
-        if reduced and k == len(arrays) - 1:
+        if reduced[k]:
             sizes[len(loops) + 1] = 1
         strides = [axis.strides[k] for axis in (*loops, *axes)]
         whole.append(as_strided(array, sizes, strides, writeable=array.flags.writeable))

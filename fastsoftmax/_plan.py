@@ -22,7 +22,8 @@ NARROW_ROW_NS = 6
 VECTOR_NS = 10
 ELEMENT_NS = {"float32": 0.35, "float16": 0.6, "bfloat16": 0.6, "float64": 1.0}
 
-HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"})
+LOSSES = frozenset({"cross_entropy", "cross_entropy_with_grad"})
+HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"}) | LOSSES
 HAS_SPLIT = HAS_NARROW
 HAS_PAIRS = frozenset({"softmax", "log_softmax"})
 
@@ -56,7 +57,10 @@ class Plan:
 
 @functools.lru_cache(maxsize=4096)
 def rows(operation: str, dtype: str, count: int, classes: int, threads: int, dense: bool = False) -> Plan:
-    """Plan for ``x[row, class]`` with contiguous classes; `dense` if rows follow each other without a gap."""
+    """Plan for ``x[row, class]`` with contiguous classes; `dense` if rows follow each other without a gap.
+
+    For losses it is the numbers of the rows that follow each other.
+    """
     lanes = LANES[dtype]
     if classes > SHORT_ROW:
         blocks = -(-classes // BLOCK)
@@ -73,7 +77,7 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
         tasks = _tasks(count / step * VECTOR_NS, count // step, threads)
         reason = f"two classes: {step} rows in a vector"
         return Plan(operation, dtype, "pairs", tasks, classes, reason)
-    if few and operation in HAS_NARROW:
+    if few and operation in HAS_NARROW and (dense or operation not in LOSSES):
         groups = -(-count // (2 * lanes))
         tasks = _tasks(count * (NARROW_ROW_NS + classes), groups, threads)
         reason = f"at most {lanes} classes: {2 * lanes} rows at once"

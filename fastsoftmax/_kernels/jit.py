@@ -56,10 +56,13 @@ class Argument(NamedTuple):
             return types.UniTuple(types.float64, 4) if scaled else types.none
         if self.kind == "number":
             return types.int64
+        if self.kind == "terms":
+            return types.UniTuple(types.float64, 6)
         if self.kind == "loss":
             rows = types.Array(types.float64, self.ndim, "A")
             weights = types.Array(types.float64, 1, "A", readonly=True)
-            return types.Tuple((rows, rows, weights, types.UniTuple(types.float64, 5), SCALE.numba_type(dtype, scaled)))
+            # One tuple, for a parallel loop takes none within another.
+            return types.Tuple((rows, rows, weights, *[types.float64] * (10 if scaled else 6)))
         return types.Array(self.dtype or dtype, self.ndim, "A", readonly=self.kind == "read")
 
 
@@ -80,6 +83,7 @@ def loss(ndim: int) -> Argument:
 
 SCALE = Argument("scale")
 NUMBER = Argument("number")
+TERMS = Argument("terms")
 
 DTYPES: dict[str, types.Type] = {
     "float32": types.float32,

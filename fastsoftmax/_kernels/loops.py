@@ -12,8 +12,8 @@ from typing import Any
 from numba import prange
 from numba.core import types
 
-from . import backward, columns, loss_columns, losses, pairs, rows, split, weighted
-from .jit import NUMBER, SCALE, Argument, Kernel, inlined, loss, read, write
+from . import backward, columns, loss_columns, losses, pairs, rows, soft_targets, split, weighted
+from .jit import NUMBER, SCALE, TERMS, Argument, Kernel, inlined, loss, read, write
 from .lengths import BLOCK, FEW_ROWS, SMALL
 from .memory import address, lanes_of, load_columns, prefetch, scratch, store_columns, view, with_classes
 from .simd import abreast, wide, width
@@ -243,6 +243,12 @@ KERNELS: dict[str, dict[str, Kernel]] = {
 }
 # log|sum(b * exp(a))| and its sign, float64 alone.
 WEIGHTED = Kernel("weighted_rows", over_rows(weighted.weighted_rows), (read(2), write(2), *TASKS, read(2)))
+
+# Rows of a block in float64: losses that are not linear in the probabilities or have distributions for targets.
+_ROWS, _PER_CLASS = write(2), read(1)
+SOFT_TARGETS = Kernel("soft_rows", soft_targets.soft_rows, (_ROWS, read(2), _ROWS, _ROWS, _PER_CLASS, TERMS, NUMBER))
+CAP = Kernel("cap_rows", soft_targets.cap_rows, (_ROWS, _ROWS, TERMS))
+SUM = Kernel("sum_rows", soft_targets.sum_rows, (read(2), _ROWS))
 
 # operation -> first launch of the split layout, which finds the states
 _FIRST = (read(2), write(2), write(3, types.float64), *TASKS, SCALE)

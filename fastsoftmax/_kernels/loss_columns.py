@@ -10,7 +10,7 @@ import numpy as np
 
 from .columns import column_fold, column_states, column_top, lanes_pair, store_sum
 from .jit import by_type, inlined, piece
-from .losses import number, row_numbers
+from .losses import number, opened, row_numbers
 from .memory import load, store
 from .online import add_wide, empty_sum, factor_of_state, pair_product, term
 from .simd import fma, full, narrow, select, strands, wide, width
@@ -94,7 +94,7 @@ def term_at(like, x, kept, o, j, i, count, shape, scale):
 @inlined
 def whole_gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_target, factor, extra):
     """The gradient of the columns: ``a * p - smooth * w``, the target's entry apart, nothing where ignored."""
-    _, _, weights, terms, scale = extra
+    _, _, weights, terms, scale = opened(extra)
     q, rest = factor_of_state(like, state, wide(shape[0]), wide(shape[3]), scale)
     a = a * factor
     product, lost = pair_product(q, rest, a, 0.0)
@@ -115,7 +115,7 @@ def over_losses(room, gradient):
 
     @piece
     def work(like, x, out, o, i, row, count, extra, sums):
-        table, more, weights, terms, scale = extra
+        table, more, weights, terms, scale = opened(extra)
         label = narrow(like, load_numbers(like, table, o, i, row, count, -1.0))
         x_t = targets(like, x, label, o, i, count)
         w_t = target_weights(like, label, weights)

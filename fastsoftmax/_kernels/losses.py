@@ -10,12 +10,13 @@ With t the target, w the class weights, p the probabilities and ``nll[c] = -log 
 numbers of the row, so that one short loop writes every gradient. The target's own entry is ``-(1 - p[t])`` in the plain
 case and is computed as such, in float64, from the log-probability: no digit is lost where p is near 1.
 
-What kernels take besides logits (`extra`) is a tuple ``(table, more, weights, terms, scale)``:
+What kernels take besides logits (`extra`) is a tuple, ``(table, more, weights, *terms, *scale)``:
 
 * ``table``, for each row: the class index, negative if the row is ignored, on entry; the loss on return;
 * ``more``, for each row or empty: what its gradient is multiplied by, on entry; its log-sum-exp on return;
 * ``weights``, for each class or empty;
-* ``terms``: hit, smooth, smooth*sum(w), z, and what gradients are multiplied by where ``more`` is empty;
+* ``terms``: hit, smooth, smooth*sum(w), z, what gradients are multiplied by where ``more`` is empty, and the focal
+  exponent, which `soft_targets` alone knows;
 * ``scale``: 1/temperature, as everywhere.
 """
 
@@ -34,6 +35,15 @@ from .simd import doubles, fma, full, lane, narrow, repeated, select, wide, widt
 from .split import merged
 from .visits import along, repeated_frame, row_top, scalar, spread, terms_kept_in, three_visits
 
+
+@by_type
+def opened(extra):
+    """``(table, more, weights, terms, scale)``."""
+    if len(extra) == 9:
+        return lambda extra: (extra[0], extra[1], extra[2], extra[3:9], None)
+    return lambda extra: (extra[0], extra[1], extra[2], extra[3:9], extra[9:13])
+
+
 # -- the numbers of a row: scalars in rows, vectors in columns ---------------------------------------------
 
 
@@ -44,7 +54,7 @@ def row_numbers(state, x_t, w_t, smoothing, terms, scale):
     `smoothing` is the sum of ``w * (m - x)``.
     """
     m, r, rest = state
-    hit, smooth, smooth_weight, z, _ = terms
+    hit, smooth, smooth_weight, z, _, _ = terms
     distance, lost = two_sum(m, 0.0 - x_t)
     d, tail = scaled(distance, scale)
     spread_out, _ = scaled(smoothing, scale)
@@ -167,7 +177,7 @@ def factor_at(more, terms, index):
 @inlined
 def finish(like, x, out, kept, row, state, shape, x_t, smoothing, extra, gradient):
     """The loss of a row and, with `gradient`, what is written to `out`."""
-    table, more, weights, terms, scale = extra
+    table, more, weights, terms, scale = opened(extra)
     label = np.int64(number(table, (row, 0)))
     w_t = weight_of(weights, max(label, 0))
     loss, lse, a, at_target = row_numbers(state, x_t, w_t, smoothing, terms, scale)
@@ -185,7 +195,7 @@ def no_gradient(like, x, out, kept, row, label, state, shape, a, at_target, smoo
 
 @inlined
 def whole_gradient(like, x, out, kept, row, label, state, shape, a, at_target, smooth, extra):
-    _, _, weights, _, scale = extra
+    _, _, weights, _, scale = opened(extra)
     n = x.shape[1]
     if label < 0:
         write_zeros(like, x, out, row, 0, n, None)
@@ -226,7 +236,7 @@ def over_losses(room, gradient, zeros):
     @piece
     def run(x, out, first, last, extra):
         like, n = lanes_of(x), x.shape[1]
-        table, _, weights, terms, scale = extra
+        table, _, weights, terms, scale = opened(extra)
         row = next_row(x, out, first, last, extra)
         if n > SHORT_ROW:
             while row < last:
@@ -266,7 +276,7 @@ loss_with_gradient_rows = over_losses(terms_kept_in, whole_gradient, write_zeros
 @piece
 def row_of_blocks(x, states, row, extra):
     """Between the launches: the loss of a row, and in ``states[row, 0, 3:]`` what its gradient is written with."""
-    table, more, weights, terms, scale = extra
+    table, more, weights, terms, scale = opened(extra)
     like, label = lanes_of(x), np.int64(number(table, (row, 0)))
     state = merged(states, row, scale)
     x_t = target_logit(like, x, row, label)
@@ -283,7 +293,7 @@ def row_of_blocks(x, states, row, extra):
 @piece
 def gradient_blocks(x, out, states, row, start, stop, extra):
     """Last launch: the gradient of ``x[row, start:stop]``."""
-    _, _, weights, _, scale = extra
+    _, _, weights, _, scale = opened(extra)
     like, label = lanes_of(x), np.int64(states[row, 0, 3])
     if label < 0:
         write_zeros(like, x, out, row, start, stop, None)

@@ -1,0 +1,114 @@
+"""Cross-entropy with a distribution for a target, focal loss and capped logits: float64 rows of a block.
+
+With ``a = w * (hit*y + smooth)`` for a target distribution y, p the probabilities and g the focal exponent:
+
+    loss      = sum(a * (1 - p)**g * nll) + z*mass*lse**2,            nll = -log p
+    dloss/dx  = h - p * (sum(h) - 2*z*mass*lse),                      h = -a * (1 - p)**g * (1 + g*p*nll/(1 - p))
+
+(Focal loss: Lin et al., arXiv:1708.02002.) With g = 0 that is plain cross-entropy. `table` holds the mass of each row
+on entry, negative if the row is ignored, and its loss on return; `more` is as in `losses`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .elementary import exp_and_rest, exp_pair, log_pair
+from .jit import inlined, piece
+from .losses import number, put, weighed
+from .memory import load, store, view
+from .online import across, add, empty_sum, log_others, log_total
+from .rows import row_state
+from .simd import doubles, full, select, width
+
+
+@inlined
+def shares(like, y, weights, row, j, count, terms):
+    """``a = w * (hit*y + smooth)`` of the classes from `j` on; 0 in absent lanes, which have no weight."""
+    return weighed(load(like, y, (row, j), count, 0.0) * terms[0] + terms[1], weights, j, count)
+
+
+@inlined
+def focal(nll, p, others, gamma):
+    """``(1 - p)**g`` and ``p*nll/(1 - p)``, whose limits at p = 1 are 0 and 1."""
+    sure = others == 0.0
+    inside = select(sure, full(nll, 1.0), others)
+    log, log_rest = log_pair(inside, full(nll, 0.0))
+    power, _ = exp_pair(select(sure, full(nll, -1e9), gamma * (log + log_rest)), None)
+    ratio = select(p == 0.0, full(nll, 0.0), p * nll / inside)
+    return power, select(sure, full(nll, 1.0), ratio)
+
+
+@inlined
+def parts(like, x, y, weights, row, j, count, m, log, terms):
+    """``a * (1 - p)**g * nll``, h and p of the classes from `j` on."""
+    a = shares(like, y, weights, row, j, count, terms)
+    nll = (m - load(like, x, (row, j), count, -np.inf)) + log
+    p, others = exp_and_rest(0.0 - nll)
+    h, value = 0.0 - a, a * nll
+    if terms[5] > 0.0:
+        power, ratio = focal(nll, p, others, terms[5])
+        h, value = h * power * (1.0 + terms[5] * ratio), value * power
+    nothing = a == 0.0  # also where nll is infinite, as it is in absent lanes
+    zero = full(like, 0.0)
+    return select(nothing, zero, value), select(nothing, zero, h), p
+
+
+@piece
+def soft_row(x, y, table, more, weights, terms, row, gradient):
+    """The loss of a row and, with `gradient`, its gradient in the place of its logits."""
+    like, n = doubles(0.0), x.shape[1]
+    w, mass = width(like), number(table, (row, 0))
+    state = row_state(like, x, row, None)
+    m = state[0]
+    log, _ = log_others(state[1], state[2])
+    lse = log_total(m, state[1], state[2], None)
+    factor = terms[4] if more.shape[0] == 0 else number(more, (row, 0))
+    if more.shape[0]:
+        put(more, (row, 0), lse)
+    ignored = mass < 0.0
+    loss, slopes = empty_sum(like), empty_sum(like)
+    for j in range(0, n, w):
+        value, h, _ = parts(like, x, y, weights, row, j, n - j, m, log, terms)
+        loss, slopes = add(loss, value), add(slopes, h)
+    total, rest = across(like, loss)
+    penalty = terms[3] * max(mass, 0.0) * lse
+    put(table, (row, 0), 0.0 if ignored else (total + rest) + penalty * lse + (m - m))
+    if gradient:
+        total, rest = across(like, slopes)
+        pull = (total + rest) - 2.0 * penalty
+        for j in range(0, n, w):
+            _, h, p = parts(like, x, y, weights, row, j, n - j, m, log, terms)
+            g = (h - p * pull) * factor + (m - m)
+            store(x, (row, j), full(like, 0.0) if ignored else g, n - j)
+
+
+def soft_rows(x, y, table, more, weights, terms, gradient):
+    """The losses of rows of logits with targets y; with `gradient` that is written in the place of the logits."""
+    for row in range(x.shape[0]):
+        soft_row(view(x), view(y), view(table), view(more), view(weights), terms, row, gradient != 0)
+
+
+def cap_rows(x, slope, cap):
+    """``x = cap * tanh(x/cap)``, with its derivative in `slope`."""
+    like, logits, slopes = doubles(0.0), view(x), view(slope)
+    for row in range(x.shape[0]):
+        for j in range(0, x.shape[1], width(like)):
+            v = load(like, logits, (row, j), x.shape[1] - j, 0.0)
+            size = select(v < 0.0, 0.0 - v, v)
+            # With e = exp(-2|x|/cap): tanh is (1 - e)/(1 + e), its derivative 4e/(1 + e)**2.
+            e, others = exp_and_rest((size / cap[0]) * -2.0)
+            t = others / (e + 1.0) * cap[0]
+            store(logits, (row, j), select(v < 0.0, 0.0 - t, t), x.shape[1] - j)
+            store(slopes, (row, j), 4.0 * e / ((e + 1.0) * (e + 1.0)), x.shape[1] - j)
+
+
+def sum_rows(values, out):
+    """The sum of each row of numbers, with the rounding errors added up as well."""
+    like, n, numbers = doubles(0.0), values.shape[1], view(values)
+    for row in range(values.shape[0]):
+        total = empty_sum(like)
+        for j in range(0, n, width(like)):
+            total = add(total, load(like, numbers, (row, j), n - j, 0.0))
+        s, rest = across(like, total)
+        put(view(out), (row, 0), s + rest)
