@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn
 
@@ -20,11 +22,11 @@ from rich.table import Table
 from rich.text import Text
 
 import fastsoftmax
-from fastsoftmax import _demo
+from fastsoftmax import _demo, _evaluate
 
 app = typer.Typer(
     name="fastsoftmax",
-    help="Softmax, log-softmax and log-sum-exp of .npy files.",
+    help="Softmax, log-softmax, log-sum-exp and cross-entropy of .npy files.",
     no_args_is_help=True,
     add_completion=False,
     # Plain help and plain errors: a message must survive a pipe or a log file in one piece.
@@ -41,6 +43,7 @@ AxisText = Annotated[
 Temperature = Annotated[float, typer.Option("--temperature", help="Divide the logits by this number > 0.")]
 Keepdims = Annotated[bool, typer.Option("--keepdims", help="Keep the reduced axes, with length 1.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print the summary.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 Axis = int | tuple[int, ...] | None
 
@@ -122,23 +125,49 @@ def logsumexp(
     )
 
 
-@app.command()
-def info(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+@app.command("cross-entropy")
+def cross_entropy(
+    logits: Annotated[Path, typer.Argument(metavar="LOGITS.npy", help="The logits.")],
+    targets: Annotated[
+        Path,
+        typer.Argument(metavar="TARGETS.npy", help="The true class indices, integers; no axis of classes."),
+    ],
+    axis: Annotated[int, typer.Option("--axis", metavar="AXIS", help="The axis of the classes.")] = -1,
+    ignore_index: Annotated[
+        int,
+        typer.Option("--ignore-index", metavar="INDEX", help="Rows with this class index do not count."),
+    ] = -100,
+    as_json: AsJson = False,
 ) -> None:
+    """Score the logits in LOGITS.npy against the classes in TARGETS.npy.
+
+    Prints the mean cross-entropy loss (nats), the perplexity (its exponential), the accuracy, the
+    top-5 accuracy, the expected calibration error and the number of rows that count. The
+    calibration error is that of Guo et al., arXiv:1706.04599, with 15 bins of equal width of the
+    confidence, the probability of the likeliest class. JSON has null for what is not finite, for
+    example every mean if no row counts.
+    """
+    try:
+        evaluation = _evaluate.evaluate(_read(logits), _read(targets), axis, ignore_index)
+    except (UserError, OSError, MemoryError, TypeError, ValueError) as error:
+        _fail(f"cross-entropy: {error}")
+    values = asdict(evaluation)
+    if as_json:
+        # JSON has neither NaN nor infinity.
+        typer.echo(json.dumps({name: x if math.isfinite(x) else None for name, x in values.items()}, indent=2))
+        return
+    _print_table({name: f"{x:.6g}" if isinstance(x, float) else str(x) for name, x in values.items()})
+
+
+@app.command()
+def info(as_json: AsJson = False) -> None:
     """Show the versions, the processor and the threads in use."""
     config: dict[str, Any] = fastsoftmax.show_config(mode="dicts")
     if as_json:
         typer.echo(json.dumps(config, indent=2))
         return
-    table = Table(box=box.SIMPLE, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in config.items():
-        if name == "caches":
-            value = ", ".join(f"{level} {size // 1024} KiB" for level, size in value.items())
-        table.add_row(name.replace("_", " "), Text(str(value)))
-    Console().print(table)
+    caches = ", ".join(f"{level} {size // 1024} KiB" for level, size in config["caches"].items())
+    _print_table({name: str(value) for name, value in (config | {"caches": caches}).items()})
 
 
 @app.command()
@@ -175,6 +204,16 @@ def _transform_file(
             f"{name}: {before} -> {output} {result.shape} {result.dtype}, "
             f"axis {parsed_axis}, computed in {seconds:.3g} s"
         )
+
+
+def _print_table(values: dict[str, str]) -> None:
+    """Print a line for each name and its value."""
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(name.replace("_", " "), Text(value))
+    Console().print(table)
 
 
 def _parse_axis(text: str) -> Axis:

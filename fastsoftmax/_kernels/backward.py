@@ -93,7 +93,7 @@ def backward_columns(summand, gradient):
         return summand(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0))
 
     @piece
-    def work(like, g, out, o, i, row, count, y, sums):
+    def work(like, g, out, o, i, count, y, sums):
         n, w = g.shape[1], strands(like)
         for group in range(0, n, 4 * w):
             for k in range(min(w, n - group)):

@@ -26,7 +26,7 @@ from .online import (
     term,
 )
 from .rows import NEAR_ZERO, refined
-from .simd import any_lane, fma, full, is_single, lane, narrow, select, strands, wide, width
+from .simd import any_lane, fma, full, is_single, lane, narrow, select, strands, wide, width, with_lane
 from .visits import keep, log_probability, terms_kept_in, without_top
 
 # -- the visits of a vector of columns ---------------------------------------------------------------------
@@ -233,7 +233,7 @@ def column_states(like, x, kept, top, o, i, count, scale, sums):
 
 
 @piece
-def softmax_columns(like, x, out, o, i, row, count, scale, sums):
+def softmax_columns(like, x, out, o, i, count, place, scale, sums):
     top = column_top(like, x, o, i, count)
     shape = frame(top, scale)
     kept = terms_kept_in(out)
@@ -246,7 +246,7 @@ def softmax_columns(like, x, out, o, i, row, count, scale, sums):
 
 
 @piece
-def log_softmax_columns(like, x, out, o, i, row, count, scale, sums):
+def log_softmax_columns(like, x, out, o, i, count, place, scale, sums):
     top = column_top(like, x, o, i, count)
     state, _ = column_states(like, x, None, top, o, i, count, scale, sums)
     log = column_logs(like, state)
@@ -256,11 +256,10 @@ def log_softmax_columns(like, x, out, o, i, row, count, scale, sums):
 
 
 @piece
-def logsumexp_columns(like, x, out, o, i, row, count, scale, sums):
+def logsumexp_columns(like, x, out, o, i, count, place, scale, sums):
     top = column_top(like, x, o, i, count)
     (m, r, rest), _ = column_states(like, x, None, top, o, i, count, scale, sums)
     totals = narrow(like, log_total(m, r, rest, scale))
-    store(out, (o, 0, i), totals, count)
     size = select(totals < 0.0, 0.0 - totals, totals)
     if any_lane(size < NEAR_ZERO):
         n = x.shape[1]
@@ -270,8 +269,9 @@ def logsumexp_columns(like, x, out, o, i, row, count, scale, sums):
                 for j in range(n):
                     copy[0, j] = lane(load(like, x, (o, j, i), count, 0.0), k)
                 again = refined(like, view(copy), 0, np.float64(lane(totals, k)), scale)
-                store(out, (o, 0, i + k), full(like, again), 1)
+                totals = with_lane(totals, k, again)
         copy[0, 0] = 0.0  # it lives until here: a view keeps nothing alive
+    store(out, (o, 0, i), totals, count)
 
 
 @by_type

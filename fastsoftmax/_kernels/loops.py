@@ -12,11 +12,12 @@ from typing import Any
 from numba import prange
 from numba.core import types
 
-from . import backward, columns, loss_columns, losses, pairs, rows, soft_targets, split, weighted
-from .jit import NUMBER, SCALE, TERMS, Argument, Kernel, inlined, loss, read, write
+from . import backward, columns, loss_columns, losses, pairs, rows, soft_targets, split, tiles, weighted
+from .jit import NUMBER, SCALE, TERMS, Argument, Kernel, loss, read, write
 from .lengths import BLOCK, FEW_ROWS, SMALL
-from .memory import address, lanes_of, load_columns, prefetch, scratch, store_columns, view, with_classes
+from .memory import address, lanes_of, prefetch, scratch, view, with_classes
 from .simd import abreast, wide, width
+from .tiles import heap, load_columns, load_tile, store_columns, store_tile
 
 
 def over_rows(work):
@@ -59,11 +60,48 @@ def over_small(work):
     return small
 
 
-def over_columns(work):
-    """``work(like, x, out, o, i, row, count, extra, sums)`` for each vector of columns of ``x[o, class, i]``.
+# Columns of up to this many classes are worked on in a tile of 128 bytes a class, half the second cache.
+TILED = 4096
 
-    Where the columns are in truth rows of an array of two axes, `row` is the first of them.
+
+def over_columns(work, write=store_tile):
+    """``work(like, x, out, o, i, count, place, extra, sums)`` for the columns of ``x[o, class, i]``, two vectors at once.
+
+    Classes often lie a power of two apart, and then the lines of a few columns fill one set of each cache and push each
+    other out between the visits. So columns are copied to a tile and back. `place` says where the numbers of the
+    rows are: as ``(o, i, count)`` in an array of three axes, as ``(row, _, count)`` in one of two.
     """
+
+    def loop(x, out, first, last, tasks, extra):
+        w, inner, n = 2 * width(lanes_of(view(x))), x.shape[2], x.shape[1]
+        across = (inner + w - 1) // w
+        units = x.shape[0] * across
+        for task in prange(first, last):
+            logits, results, more = view(x), view(out), view(extra)
+            like = abreast(lanes_of(logits), 2)
+            sums = scratch(wide(like), 16)
+            room, result_room = heap(like, n if n <= TILED else 1), heap(like, 1)
+            tile = view(room)
+            result = tile if out.shape[1] == n else view(result_room)
+            for unit in range(units * task // tasks, units * (task + 1) // tasks):
+                o, i = unit // across, unit % across * w
+                count = min(inner - i, w)
+                place = o, i, count
+                if n <= TILED:
+                    load_tile(tile, logits, results, o, i, count)
+                    work(like, tile, result, 0, 0, None, place, more, sums)
+                    write(results, result, o, i, count)
+                elif count == w:
+                    work(like, logits, results, o, i, None, place, more, sums)
+                else:
+                    work(like, logits, results, o, i, count, place, more, sums)
+            room[0, 0, 0] = result_room[0, 0, 0] = 0.0  # they live until here: a view keeps nothing alive
+
+    return loop
+
+
+def over_columns_in_place(work):
+    """The same without a tile, for work that reads more than one array of the logits' shape."""
 
     def loop(x, out, first, last, tasks, extra):
         w, inner = width(lanes_of(view(x))), x.shape[2]
@@ -76,9 +114,9 @@ def over_columns(work):
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
                 o, i = unit // across, unit % across * w
                 if i + w <= inner:
-                    work(like, logits, results, o, i, 0, None, more, sums)
+                    work(like, logits, results, o, i, None, more, sums)
                 else:
-                    work(like, logits, results, o, i, 0, inner - i, more, sums)
+                    work(like, logits, results, o, i, inner - i, more, sums)
 
     return loop
 
@@ -86,11 +124,6 @@ def over_columns(work):
 # Rows of a few classes are asked for so many rows ahead: between its loads and its stores a group computes for
 # longer than processors look ahead.
 AHEAD = 128
-
-
-@inlined
-def no_columns(array, tile, at, row, rows, columns):
-    return None
 
 
 def over_narrow(work, write=store_columns):
@@ -113,7 +146,7 @@ def over_narrow(work, write=store_columns):
                     prefetch(results, (r, 0), True)
                 load_columns(tile, 0, rows, row, n, x.shape[1])
                 load_columns(tile, w, rows, row + w, n, x.shape[1])
-                work(like, logits, result, 0, 0, row, None, more, sums)
+                work(like, logits, result, 0, 0, None, (row, 0, min(n - row, 2 * w)), more, sums)
                 write(results, written, 0, row, n, out.shape[1])
                 write(results, written, w, row + w, n, out.shape[1])
 
@@ -216,21 +249,21 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         "softmax_backward",
         (read(2), read(3)),
         rows=over_rows(backward.softmax_backward_rows),
-        columns=over_columns(backward.softmax_backward_columns),
+        columns=over_columns_in_place(backward.softmax_backward_columns),
     ),
     "log_softmax_backward": _kernels(
         "log_softmax_backward",
         (read(2), read(3)),
         rows=over_rows(backward.log_softmax_backward_rows),
-        columns=over_columns(backward.log_softmax_backward_columns),
+        columns=over_columns_in_place(backward.log_softmax_backward_columns),
     ),
     "cross_entropy": _kernels(
         "cross_entropy",
         (loss(2), loss(3)),
         types.float64,
         rows=over_rows(losses.loss_rows),
-        narrow=over_narrow(loss_columns.loss_columns, no_columns),
-        columns=over_columns(loss_columns.loss_columns),
+        narrow=over_narrow(loss_columns.loss_columns, tiles.no_columns),
+        columns=over_columns(loss_columns.loss_columns, tiles.no_tile),
     ),
     "cross_entropy_with_grad": _kernels(
         "cross_entropy_with_grad",

@@ -13,32 +13,16 @@ from .jit import by_type, inlined, piece
 from .losses import number, opened, row_numbers
 from .memory import load, store
 from .online import add_wide, empty_sum, factor_of_state, pair_product, term
-from .simd import fma, full, narrow, select, strands, wide, width
+from .simd import fma, full, narrow, select, strands, wide
 from .visits import terms_kept_in
 
 
 @by_type
-def load_numbers(like, array, o, i, row, count, absent):
-    """The float64 numbers of the rows in the lanes, from an array of three axes or of two."""
+def place_in(array, place):
+    """Where the numbers of the rows in the lanes begin."""
     if array.ndim == 3:
-        return lambda like, array, o, i, row, count, absent: load(wide(like), array, (o, 0, i), count, absent)
-
-    def of_rows(like, array, o, i, row, count, absent):
-        return load(wide(like), array, (row, 0), max(min(array.shape[0] - row, width(like)), 0), absent)
-
-    return of_rows
-
-
-@by_type
-def store_numbers(like, array, o, i, row, count, values):
-    """The inverse of `load_numbers`."""
-    if array.ndim == 3:
-        return lambda like, array, o, i, row, count, values: store(array, (o, 0, i), values, count)
-
-    def of_rows(like, array, o, i, row, count, values):
-        store(array, (row, 0), values, max(min(array.shape[0] - row, width(like)), 0))
-
-    return of_rows
+        return lambda array, place: (place[0], 0, place[1])
+    return lambda array, place: (place[0], 0)
 
 
 @inlined
@@ -114,9 +98,9 @@ def over_losses(room, gradient):
     """The work on one vector of columns."""
 
     @piece
-    def work(like, x, out, o, i, row, count, extra, sums):
+    def work(like, x, out, o, i, count, place, extra, sums):
         table, more, weights, terms, scale = opened(extra)
-        label = narrow(like, load_numbers(like, table, o, i, row, count, -1.0))
+        label = narrow(like, load(wide(like), table, place_in(table, place), place[2], -1.0))
         x_t = targets(like, x, label, o, i, count)
         w_t = target_weights(like, label, weights)
         top = column_top(like, x, o, i, count)
@@ -126,9 +110,9 @@ def over_losses(room, gradient):
         loss, lse, a, at_target = row_numbers(state, x_t, w_t, smoothing, terms, scale)
         factor = full(wide(like), terms[4])
         if more.shape[0]:
-            factor = load_numbers(like, more, o, i, row, count, 0.0)
-            store_numbers(like, more, o, i, row, count, lse)
-        store_numbers(like, table, o, i, row, count, select(wide(label) < 0.0, full(loss, 0.0), loss))
+            factor = load(wide(like), more, place_in(more, place), place[2], 0.0)
+            store(more, place_in(more, place), lse, place[2])
+        store(table, place_in(table, place), select(wide(label) < 0.0, full(loss, 0.0), loss), place[2])
         gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_target, factor, extra)
 
     return work

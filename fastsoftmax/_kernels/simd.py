@@ -380,6 +380,19 @@ def lane(typingctx, v, index):
 
 
 @intrinsic(prefer_literal=True)
+def with_lane(typingctx, v, index, number):
+    """The vector with another number in one lane."""
+    if not isinstance(v, VectorType) or not isinstance(index, types.Integer):
+        return None
+
+    def codegen(context, builder, sig, args):
+        value = context.cast(builder, args[2], number, v.element)
+        return builder.insert_element(args[0], value, context.cast(builder, args[1], index, types.int32))
+
+    return v(v, index, number), codegen
+
+
+@intrinsic(prefer_literal=True)
 def doubles(typingctx, value):
     """Eight float64 lanes of `value`: what sums are carried in."""
 
