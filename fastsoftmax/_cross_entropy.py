@@ -109,6 +109,10 @@ def cross_entropy(
     options = _loss_arguments.options_of(
         reduction, label_smoothing, num_items, temperature, softcap, z_loss, focal_gamma
     )
+    if options is _loss_arguments.DEFAULTS and weight is sample_weight is None and ignore_index == -100:
+        quick = None if return_lse else _losses.quick("cross_entropy", logits, target, axis, None)
+        if quick is not None:
+            return quick.value
     request = _loss_arguments.loss_request(logits, target, axis, ignore_index, sample_weight, weight, options)
     loss = _losses.carry_out(request, return_lse)
     return (loss.value, loss.lse) if return_lse else loss.value
@@ -179,6 +183,10 @@ def cross_entropy_with_grad(
     options = _loss_arguments.options_of(
         reduction, label_smoothing, num_items, temperature, softcap, z_loss, focal_gamma
     )
+    if options is _loss_arguments.DEFAULTS and weight is sample_weight is grad_output is None and ignore_index == -100:
+        quick = None if return_lse else _losses.quick("cross_entropy_with_grad", logits, target, axis, out)
+        if quick is not None:
+            return quick.value, quick.gradient
     request = _loss_arguments.loss_request(logits, target, axis, ignore_index, sample_weight, weight, options)
     loss = _losses.carry_out(_loss_arguments.with_gradient(request, grad_output, out), return_lse)
     return (loss.value, loss.gradient, loss.lse) if return_lse else (loss.value, loss.gradient)

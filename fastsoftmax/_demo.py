@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,15 @@ class Comparison:
     numpy_error: float
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a training step asks of logits and true tokens, done one way."""
+
+    loss: float  # mean cross-entropy, nats
+    gradient_error: float  # the worst, as a share of the gradient's largest entry
+    seconds: float  # median, for loss and gradient
+
+
 def load_passage() -> Passage:
     """Read the passage that is shipped with the package; ``data/README.md`` tells its origin."""
     folder = files("fastsoftmax") / "data"
@@ -109,6 +119,16 @@ def numpy_logsumexp(x: NDArray[Any], out: NDArray[Any]) -> None:
     np.add(top[..., 0], np.log(np.exp(x - top).sum(axis=-1)), out=out)
 
 
+def numpy_cross_entropy(x: NDArray[Any], targets: NDArray[np.int32], grad: NDArray[Any]) -> Any:
+    """Mean cross-entropy by the textbook; its gradient, (softmax - one-hot) / rows, goes to `grad`."""
+    rows = np.arange(len(x))
+    numpy_softmax(x, grad)
+    loss = -np.log(grad[rows, targets]).mean()
+    grad[rows, targets] -= 1
+    grad /= len(x)
+    return loss
+
+
 def ulp_error(got: NDArray[Any], exact: NDArray[np.longdouble]) -> float:
     """Return the worst error in units of the spacing of `exact` rounded to the dtype of `got`."""
     spacing = np.spacing(np.abs(exact.astype(got.dtype)))
@@ -153,6 +173,22 @@ def compare(x: NDArray[np.float32]) -> list[Comparison]:
     return comparisons
 
 
+def compare_training(x: NDArray[np.float32], targets: NDArray[np.int32]) -> tuple[Training, Training]:
+    """Measure loss and gradient by fastsoftmax and by NumPy's textbook formula, which in long double is the truth."""
+    exact = np.empty(x.shape, np.longdouble)
+    numpy_cross_entropy(x.astype(np.longdouble), targets, exact)
+    got, plain = np.empty_like(x), np.empty_like(x)
+    ours = partial(fastsoftmax.cross_entropy_with_grad, x, targets, out=got)
+    textbook = partial(numpy_cross_entropy, x, targets, plain)
+    seconds, numpy_seconds = median_seconds([ours, textbook])
+
+    def result(loss: Any, grad: NDArray[np.float32], seconds: float) -> Training:
+        error = np.max(np.abs(grad - exact)) / np.max(np.abs(exact))
+        return Training(loss=float(loss), gradient_error=float(error), seconds=seconds)
+
+    return result(ours()[0], got, seconds), result(textbook(), plain, numpy_seconds)
+
+
 def show(console: Console) -> None:
     """Print the whole demo."""
     passage = load_passage()
@@ -166,9 +202,13 @@ def show(console: Console) -> None:
     # The spinner is for the first run, which compiles; "line" is plain ASCII, for any terminal.
     with console.status("Computing (the first run compiles) ...", spinner="line"):
         predictions = predict(passage)
-        comparisons = compare(passage.logits.astype(np.float32))
+        logits = passage.logits.astype(np.float32)
+        comparisons = compare(logits)
+        ours, textbook = compare_training(logits, passage.targets)
     console.print(prediction_table(passage, predictions, console.width))
     console.print(comparison_table(comparisons, passage.logits.shape))
+    console.print()
+    console.print(training_table(ours, textbook))
 
 
 class Packed:
@@ -255,6 +295,26 @@ def comparison_table(comparisons: Sequence[Comparison], shape: tuple[int, ...]) 
             f"{row.error:.2f} ulp",
             f"{row.numpy_error:.2f} ulp",
         )
+    return table
+
+
+def training_table(ours: Training, textbook: Training) -> Table:
+    """Lay out the loss, and the time and error of its gradient."""
+    table = _table(
+        title="Cross-entropy of the true tokens, and its gradient",
+        caption=(
+            "Perplexity: exp(loss). Gradient error: the worst, as a share of the gradient's largest entry, against "
+            "long double."
+        ),
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("fastsoftmax", "NumPy"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    both = (ours, textbook)
+    table.add_row("loss", *(f"{way.loss:.6f} nats" for way in both))
+    table.add_row("perplexity", *(f"{math.exp(way.loss):.4f}" for way in both))
+    table.add_row("gradient error", *(f"{way.gradient_error:.2e}" for way in both))
+    table.add_row("loss and gradient", *(f"{way.seconds * 1e3:.3f} ms" for way in both))
     return table
 
 

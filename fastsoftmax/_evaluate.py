@@ -78,8 +78,8 @@ def evaluate(logits: NDArray[Any], target: NDArray[Any], axis: int, ignore_index
         right = ((ranks == 0) & ~np.isnan(loss))[counts]
         losses.append(math.fsum(loss[counts]))
         rows += right.size
-        hits += np.count_nonzero(right)
-        near_hits += np.count_nonzero((ranks < TOP) & ~np.isnan(loss) & counts)
+        hits += int(np.count_nonzero(right))
+        near_hits += int(np.count_nonzero((ranks < TOP) & ~np.isnan(loss) & counts))
         bins = np.clip(np.ceil(np.nan_to_num(confidence) * BINS) - 1, 0, BINS - 1).astype(np.intp)
         gaps += np.bincount(bins, right - confidence, BINS)
     mean_loss = _mean(math.fsum(losses), rows)

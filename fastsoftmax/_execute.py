@@ -27,6 +27,7 @@ from ._kernels.loops import (
     BLOCK_STATES,
     CAP,
     KERNELS,
+    READ_LABELS,
     ROWS_OF_BLOCKS,
     SMALL_KERNELS,
     SOFT_TARGETS,
@@ -295,6 +296,12 @@ def run_soft_targets(x: np.ndarray, y: np.ndarray, extra: tuple[Any, ...], gradi
 def run_cap(x: np.ndarray, slope: np.ndarray, cap: float) -> None:
     """``x = cap * tanh(x / cap)`` on float64 rows, its derivative in `slope`."""
     CAP.compiled("float64", False, False)(x, slope, (cap,) * 6)
+
+
+def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: int) -> tuple[int, int]:
+    """Labels as a table of rows; the position of the first bad one, or -1, and how many rows count."""
+    bad, count = READ_LABELS.compiled("float64", False, False)(labels, table, classes, ignored)
+    return bad, count
 
 
 def total(values: np.ndarray) -> float:

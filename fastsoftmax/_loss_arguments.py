@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from typing import Any, NamedTuple
@@ -131,6 +132,37 @@ def loss_request(
     )
 
 
+def is_plain(logits: Any, target: Any, axis: Any, out: Any) -> bool:
+    """Whether these are arrays that need no more preparing: contiguous logits of two axes, labels of int64.
+
+    As `two_axes` of softmax: most calls are of this kind, and those of microseconds feel any question.
+    """
+    if type(logits) is not np.ndarray or type(target) is not np.ndarray or (axis != -1 and axis != 1):
+        return False
+    if logits.ndim != 2 or logits.dtype.char not in "fd" or not logits.flags.c_contiguous or not logits.size:
+        return False
+    if target.dtype.char not in "lq" or target.shape != logits.shape[:1] or not target.flags.c_contiguous:
+        return False
+    if out is None or out is logits:
+        return logits.flags.writeable or out is None
+    return (
+        type(out) is np.ndarray
+        and out.dtype is logits.dtype
+        and out.shape == logits.shape
+        and out.flags.c_contiguous
+        and out.flags.writeable
+        and not np.may_share_memory(logits, out)
+    )
+
+
+def bad_label(position: tuple[int, ...], label: int, classes: int, ignored: int) -> IndexError:
+    """The error for a class index that is none."""
+    return IndexError(
+        f"target{list(position) if position else ''} is {label}: class indices go from 0 to {classes - 1}, "
+        f"and ignore_index is {ignored}"
+    )
+
+
 def with_gradient(request: LossRequest, grad_output: Any, out: Any) -> LossRequest:
     """The request with a place for the gradient: the arguments of `cross_entropy_with_grad`."""
     given: Any = 1.0
@@ -148,7 +180,17 @@ def with_gradient(request: LossRequest, grad_output: Any, out: Any) -> LossReque
     return request._replace(out=place, result=result, private=private, grad_output=given)
 
 
-def options_of(
+def options_of(*given: Any) -> Options:
+    """The options of a loss that are numbers and words, from reduction to focal_gamma."""
+    try:
+        hash(given)
+    except TypeError:  # an array, which is an error that `_options` explains
+        return _options.__wrapped__(*given)
+    return _options(*given)
+
+
+@functools.lru_cache(maxsize=256)
+def _options(
     reduction: Any,
     label_smoothing: Any,
     num_items: Any,
@@ -157,7 +199,6 @@ def options_of(
     z_loss: Any,
     focal_gamma: Any,
 ) -> Options:
-    """The options of a loss that are numbers and words."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}: give one of {', '.join(map(repr, REDUCTIONS))}")
     if num_items is not None and reduction != "mean":
@@ -262,10 +303,7 @@ def _table(labels: np.ndarray, logits: np.ndarray, axis: int, ignored: int) -> n
         bad = ((table < 0) | (table >= classes)) & ~left_out
         if bad.any():
             position = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
-            raise IndexError(
-                f"target{list(position) if position else ''} is {int(table[position])}: class indices go from 0 to "
-                f"{classes - 1}, and ignore_index is {ignored}"
-            )
+            raise bad_label(position, int(table[position]), classes, ignored)
         table[left_out] = -1.0
     return table
 
@@ -275,3 +313,7 @@ def name_of(kind: np.dtype) -> str:
     name = dtype_name(kind)
     assert name is not None
     return name
+
+
+# The very object that stands for a loss without options.
+DEFAULTS = options_of("mean", 0.0, None, 1.0, None, 0.0, 0.0)

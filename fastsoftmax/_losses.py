@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _execute, _plan
+from . import _execute, _loss_arguments, _plan
 from ._blocks import Blocks
 from ._loss_arguments import LossRequest, name_of
 
@@ -33,6 +33,33 @@ class _Rows(NamedTuple):
     @property
     def arrays(self) -> list[np.ndarray]:
         return [self.table] if self.more is None else [self.table, self.more]
+
+
+# hit, smooth, smooth * sum of weights, z: a loss without options.
+_PLAIN = (1.0, 0.0, 0.0, 0.0)
+_NO_ROWS, _NO_CLASSES = np.empty((0, 1)), np.empty(0)
+
+
+def quick(operation: str, logits: Any, target: Any, axis: Any, out: Any) -> Loss | None:
+    """The mean loss of the simplest of calls; None if this is another one."""
+    if not _loss_arguments.is_plain(logits, target, axis, out):
+        return None
+    rows, classes = logits.shape
+    table = np.empty((rows, 1))
+    bad, count = _execute.read_labels(target, table, classes, _loss_arguments.DEFAULT_IGNORE_INDEX)
+    if bad >= 0:
+        label = int(table[bad, 0])
+        raise _loss_arguments.bad_label((bad,), label, classes, _loss_arguments.DEFAULT_IGNORE_INDEX)
+    if count == 0:
+        return None
+    gradient = None
+    if operation == "cross_entropy_with_grad":
+        gradient = np.empty_like(logits) if out is None else out
+    dtype = logits.dtype
+    plan = _plan.rows(operation, dtype.name, rows, classes, _execute.get_num_threads(), True)
+    numbers = (table, _NO_ROWS, _NO_CLASSES, *_PLAIN, 1.0 / count, 0.0)
+    _execute.run_loss(plan, logits, table if gradient is None else gradient, numbers, None)
+    return Loss(dtype.type(_execute.total(table) / count), gradient, None)
 
 
 def carry_out(request: LossRequest, return_lse: bool) -> Loss:

@@ -12,12 +12,12 @@ from typing import Any
 from numba import prange
 from numba.core import types
 
-from . import backward, columns, loss_columns, losses, pairs, rows, soft_targets, split, tiles, weighted
+from . import backward, columns, loss_blocks, loss_columns, losses, pairs, rows, soft_targets, split, tiles, weighted
 from .jit import NUMBER, SCALE, TERMS, Argument, Kernel, loss, read, write
 from .lengths import BLOCK, FEW_ROWS, SMALL
 from .memory import address, lanes_of, prefetch, scratch, view, with_classes
 from .simd import abreast, wide, width
-from .tiles import heap, load_columns, load_tile, store_columns, store_tile
+from .tiles import heap, keep_alive, load_columns, load_tile, store_columns, store_tile, tile_columns
 
 
 def over_rows(work):
@@ -60,12 +60,8 @@ def over_small(work):
     return small
 
 
-# Columns of up to this many classes are worked on in a tile of 128 bytes a class, half the second cache.
-TILED = 4096
-
-
 def over_columns(work, write=store_tile):
-    """``work(like, x, out, o, i, count, place, extra, sums)`` for the columns of ``x[o, class, i]``, two vectors at once.
+    """``work(like, x, out, o, i, count, place, extra, sums)`` for columns of ``x[o, class, i]``, two vectors at once.
 
     Classes often lie a power of two apart, and then the lines of a few columns fill one set of each cache and push each
     other out between the visits. So columns are copied to a tile and back. `place` says where the numbers of the
@@ -74,28 +70,32 @@ def over_columns(work, write=store_tile):
 
     def loop(x, out, first, last, tasks, extra):
         w, inner, n = 2 * width(lanes_of(view(x))), x.shape[2], x.shape[1]
-        across = (inner + w - 1) // w
+        tiled = tile_columns(n, inner, w)
+        step = max(tiled, w)
+        across = (inner + step - 1) // step
         units = x.shape[0] * across
         for task in prange(first, last):
             logits, results, more = view(x), view(out), view(extra)
             like = abreast(lanes_of(logits), 2)
             sums = scratch(wide(like), 16)
-            room, result_room = heap(like, n if n <= TILED else 1), heap(like, 1)
+            room, result_room = heap(like, n, tiled), heap(like, 1, tiled)
             tile = view(room)
             result = tile if out.shape[1] == n else view(result_room)
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
-                o, i = unit // across, unit % across * w
-                count = min(inner - i, w)
+                o, i = unit // across, unit % across * step
+                count = min(inner - i, step)
                 place = o, i, count
-                if n <= TILED:
-                    load_tile(tile, logits, results, o, i, count)
-                    work(like, tile, result, 0, 0, None, place, more, sums)
-                    write(results, result, o, i, count)
+                if tiled:
+                    load_tile(like, tile, logits, o, i, count)
+                    for k in range(0, count, w):
+                        work(like, tile, result, 0, k, None, (o, i + k, min(count - k, w)), more, sums)
+                    write(like, results, result, o, i, count)
                 elif count == w:
                     work(like, logits, results, o, i, None, place, more, sums)
                 else:
                     work(like, logits, results, o, i, count, place, more, sums)
-            room[0, 0, 0] = result_room[0, 0, 0] = 0.0  # they live until here: a view keeps nothing alive
+            keep_alive(room)
+            keep_alive(result_room)
 
     return loop
 
@@ -169,7 +169,7 @@ def over_single_blocks(work):
 def over_rows_of_blocks(x, states, first, last, tasks, extra):
     """What is done between the launches of a loss: row by row, on one thread."""
     for row in range(x.shape[0]):
-        losses.row_of_blocks(view(x), states, row, view(extra))
+        loss_blocks.row_of_blocks(view(x), states, row, view(extra))
 
 
 def over_blocks(work):
@@ -271,7 +271,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         rows=over_rows(losses.loss_with_gradient_rows),
         narrow=over_narrow(loss_columns.loss_with_gradient_columns),
         columns=over_columns(loss_columns.loss_with_gradient_columns),
-        split=over_blocks(losses.gradient_blocks),
+        split=over_blocks(loss_blocks.gradient_blocks),
     ),
 }
 # log|sum(b * exp(a))| and its sign, float64 alone.
@@ -281,6 +281,7 @@ WEIGHTED = Kernel("weighted_rows", over_rows(weighted.weighted_rows), (read(2), 
 _ROWS, _PER_CLASS = write(2), read(1)
 SOFT_TARGETS = Kernel("soft_rows", soft_targets.soft_rows, (_ROWS, read(2), _ROWS, _ROWS, _PER_CLASS, TERMS, NUMBER))
 CAP = Kernel("cap_rows", soft_targets.cap_rows, (_ROWS, _ROWS, TERMS))
+READ_LABELS = Kernel("read_labels", losses.read_labels, (read(1, types.int64), write(2, types.float64), NUMBER, NUMBER))
 SUM = Kernel("sum_rows", soft_targets.sum_rows, (read(2), _ROWS))
 
 # operation -> first launch of the split layout, which finds the states

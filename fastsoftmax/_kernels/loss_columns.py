@@ -10,8 +10,8 @@ import numpy as np
 
 from .columns import column_fold, column_states, column_top, lanes_pair, store_sum
 from .jit import by_type, inlined, piece
-from .losses import number, opened, row_numbers
-from .memory import load, store
+from .losses import opened, row_numbers
+from .memory import load, number, store
 from .online import add_wide, empty_sum, factor_of_state, pair_product, term
 from .simd import fma, full, narrow, select, strands, wide
 from .visits import terms_kept_in

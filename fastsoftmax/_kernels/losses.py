@@ -28,12 +28,49 @@ from numba.core import types
 from .elementary import exp_and_rest, two_sum
 from .jit import by_type, inlined, piece
 from .lengths import SHORT_ROW
-from .memory import lanes_of, load, store
-from .online import across, add_wide, empty_sum, factor_of_state, frame, log_others, log_total, plus, scaled, term
-from .rows import nan_of, row_state, state_of_sums
-from .simd import doubles, fma, full, lane, narrow, repeated, select, wide, width
-from .split import merged
-from .visits import along, repeated_frame, row_top, scalar, spread, terms_kept_in, three_visits
+from .memory import lanes_of, load, number, put, store
+from .online import (
+    across,
+    add_wide,
+    empty_sum,
+    factor_of_state,
+    frame,
+    log_others,
+    log_total,
+    pair_product,
+    plus,
+    scaled,
+    term,
+)
+from .rows import nan_of, row_state, state_of_sums, worth_pipelining
+from .simd import HalfType, fma, full, narrow, repeated, select, wide, width
+from .visits import (
+    along,
+    probability,
+    repeated_frame,
+    row_sum,
+    row_top,
+    scalar,
+    scale_row,
+    spread,
+    terms_kept_in,
+    three_visits,
+)
+
+
+def read_labels(labels, table, classes, ignored):
+    """Read each label once: to the table, or -1 for the ignored; give the first bad one, or -1, and how many count."""
+    bad, count = -1, 0
+    for row in range(labels.shape[0]):
+        label = labels[row]
+        if label == ignored:
+            table[row, 0] = -1.0
+        else:
+            table[row, 0] = label
+            count += 1
+            if bad < 0 and (label < 0 or label >= classes):
+                bad = row
+    return bad, count
 
 
 @by_type
@@ -71,17 +108,6 @@ def row_numbers(state, x_t, w_t, smoothing, terms, scale):
     loss = share * nll + (smooth * spread_out + smooth_weight * log) + penalty * lse
     a = share + smooth_weight + 2.0 * penalty
     return loss, lse, a, (a - share) * p - share * others - smooth * w_t
-
-
-@inlined
-def number(array, index):
-    """One float64 number of a view."""
-    return lane(load(doubles(0.0), array, index, 1, 0.0), 0)
-
-
-@inlined
-def put(array, index, value):
-    store(array, index, full(doubles(0.0), value), 1)
 
 
 @inlined
@@ -125,16 +151,15 @@ def term_at(like, x, kept, row, j, count, shape, scale):
 @inlined
 def gradient_at(like, x, out, row, j, count, more):
     """``a * p - smooth``."""
-    kept, shape, scale, factor, b, _, _ = more
+    kept, shape, scale, factor, _, _ = more
     e = term_at(like, x, kept, row, j, count, shape, scale)
-    g = fma(e, repeated(factor[0], like), fma(e, repeated(factor[1], like), repeated(b, like)))
-    store(out, (row, j), g, count)
+    store(out, (row, j), probability(like, e, factor), count)
 
 
 @inlined
 def weighted_gradient_at(like, x, out, row, j, count, more):
     """``a * p - smooth * w``."""
-    kept, shape, scale, factor, _, weights, smooth = more
+    kept, shape, scale, factor, weights, smooth = more
     e = term_at(like, x, kept, row, j, count, shape, scale)
     b = narrow(like, load(wide(like), weights, (j,), count, 0.0) * (0.0 - smooth))
     g = fma(e, repeated(factor[0], like), fma(e, repeated(factor[1], like), b))
@@ -145,11 +170,19 @@ write_plain, write_weighted = along(gradient_at), along(weighted_gradient_at)
 
 
 @inlined
+def gradient_factor(like, state, shape, a, smooth, scale):
+    """What turns terms into ``a * p - smooth``: a pair and what is added."""
+    q, rest = factor_of_state(like, state, scalar(shape[0]), scalar(shape[3]), scale)
+    product, lost = pair_product(q, rest, a, 0.0)
+    high, low = spread(like, product, lost)
+    return high, low, full(like, 0.0 - smooth)
+
+
+@inlined
 def write_gradient(like, x, out, kept, row, start, stop, state, shape, a, smooth, weights, scale):
     """The gradient of ``x[row, start:stop]`` but for the target's entry; `a` and `smooth` times the row's factor."""
-    q, rest = factor_of_state(like, state, scalar(shape[0]), scalar(shape[3]), scale)
-    factor = spread(like, q * a, rest * a + fma(q, a, 0.0 - q * a))
-    more = kept, shape, scale, factor, full(like, 0.0 - smooth), weights, smooth
+    factor = gradient_factor(like, state, shape, a, smooth, scale)
+    more = kept, shape, scale, factor, weights, smooth
     if weights.shape[0] == 0 or smooth == 0.0:
         write_plain(like, x, out, row, start, stop, more)
     else:
@@ -175,8 +208,8 @@ def factor_at(more, terms, index):
 
 
 @inlined
-def finish(like, x, out, kept, row, state, shape, x_t, smoothing, extra, gradient):
-    """The loss of a row and, with `gradient`, what is written to `out`."""
+def settle(row, state, x_t, smoothing, extra):
+    """Note the loss and the log-sum-exp of a row; its label and, times its factor, what its gradient is made of."""
     table, more, weights, terms, scale = opened(extra)
     label = np.int64(number(table, (row, 0)))
     w_t = weight_of(weights, max(label, 0))
@@ -185,23 +218,24 @@ def finish(like, x, out, kept, row, state, shape, x_t, smoothing, extra, gradien
     put(table, (row, 0), loss if label >= 0 else 0.0)
     if more.shape[0]:
         put(more, (row, 0), lse)
-    gradient(like, x, out, kept, row, label, state, shape, a * factor, at_target * factor, terms[1] * factor, extra)
+    return label, a * factor, terms[1] * factor, at_target * factor
 
 
 @inlined
-def no_gradient(like, x, out, kept, row, label, state, shape, a, at_target, smooth, extra):
+def no_gradient(like, x, out, kept, row, state, shape, numbers, extra):
     return None
 
 
 @inlined
-def whole_gradient(like, x, out, kept, row, label, state, shape, a, at_target, smooth, extra):
+def whole_gradient(like, x, out, kept, row, state, shape, numbers, extra):
     _, _, weights, _, scale = opened(extra)
+    label, a, smooth, at_target = numbers
     n = x.shape[1]
     if label < 0:
         write_zeros(like, x, out, row, 0, n, None)
     else:
         write_gradient(like, x, out, kept, row, 0, n, state, shape, a, smooth, weights, scale)
-        store(out, (row, label), full(like, at_target), 1)
+        put(out, (row, label), at_target)
 
 
 @inlined
@@ -210,9 +244,9 @@ def nowhere(out):
 
 
 @inlined
-def target_logit(like, x, row, label):
+def target_logit(x, row, label):
     """The logit of a class, or of the first one for a negative `label`."""
-    return scalar(load(like, x, (row, max(np.int64(label), 0)), 1, 0.0))
+    return number(x, (row, max(np.int64(label), 0)))
 
 
 @inlined
@@ -220,7 +254,61 @@ def no_zeros(like, x, out, row, start, stop, more):
     return None
 
 
-def over_losses(room, gradient, zeros):
+@inlined
+def run_in_step(x, out, row, last, extra, next_row):
+    """Gradients without class weights, of rows that fit in cache: one is written while the next is summed.
+
+    So the numbers of a row, a chain of some hundred cycles, have the time of a row to finish.
+    """
+    like, n = lanes_of(x), x.shape[1]
+    table, _, weights, terms, scale = opened(extra)
+    top = row_top(like, x, min(row, last - 1), 0, n)
+    factor, entry = (full(like, 0.0), full(like, 0.0), full(like, 0.0)), 0.0
+    behind, target = -1, np.int64(0)
+    while row < last:
+        ahead = next_row(x, out, row + 1, last, extra)
+        x_t = target_logit(x, row, number(table, (row, 0)))
+        smoothing = smoothing_sum(like, x, row, scalar(top), weights, terms[1])
+        nan = nan_of(like, x, row, 0, n, scalar(top))
+        shape, nearest = frame(top, scale), min(ahead, last - 1)
+        if behind >= 0:
+            total, rest, count, top_ahead = three_visits(like, x, out, top, row, nearest, behind, shape, scale, factor)
+            put(out, (behind, target), entry)
+        else:
+            total, rest, count = row_sum(like, x, out, top, row, 0, n, shape, scale)
+            top_ahead = row_top(like, x, nearest, 0, n)
+        state = state_of_sums(like, nan, top, shape, total, rest, count, scale)
+        target, a, smooth, entry = settle(row, state, x_t, smoothing, extra)
+        factor = gradient_factor(like, state, shape, a, smooth, scale)
+        behind, row, top = row, ahead, top_ahead
+    if behind >= 0:
+        scale_row(like, x, out, behind, 0, n, factor)
+        put(out, (behind, target), entry)
+
+
+@by_type
+def in_step(x, out, row, last, extra, next_row):
+    """`run_in_step` where that is possible and worth it; whether it was."""
+    if isinstance(out.dtype, HalfType):  # which cannot keep terms
+        return lambda x, out, row, last, extra, next_row: False
+
+    def perhaps(x, out, row, last, extra, next_row):
+        _, more, weights, terms, _ = opened(extra)
+        plain = more.shape[0] == 0 and (weights.shape[0] == 0 or terms[1] == 0.0)
+        if not plain or not worth_pipelining(x.shape[1], last - row):
+            return False
+        run_in_step(x, out, row, last, extra, next_row)
+        return True
+
+    return perhaps
+
+
+@inlined
+def never_in_step(x, out, row, last, extra, next_row):
+    return False
+
+
+def over_losses(room, gradient, zeros, faster):
     """The work on a run of rows; `room(out)` is where terms are kept between the sum and the gradient, or None."""
 
     @piece
@@ -240,19 +328,22 @@ def over_losses(room, gradient, zeros):
         row = next_row(x, out, first, last, extra)
         if n > SHORT_ROW:
             while row < last:
-                x_t = target_logit(like, x, row, number(table, (row, 0)))
+                x_t = target_logit(x, row, number(table, (row, 0)))
                 state = row_state(like, x, row, scale)
                 smoothing = smoothing_sum(like, x, row, state[0], weights, terms[1])
                 shape = frame(full(like, state[0]), scale)
-                finish(like, x, out, None, row, state, shape, x_t, smoothing, extra, gradient)
+                numbers = settle(row, state, x_t, smoothing, extra)
+                gradient(like, x, out, None, row, state, shape, numbers, extra)
                 row = next_row(x, out, row + 1, last, extra)
+            return
+        if faster(x, out, row, last, extra, next_row):
             return
         kept = room(out)
         top = row_top(like, x, min(row, last - 1), 0, n)
         while row < last:
             ahead = next_row(x, out, row + 1, last, extra)
             # What is asked of x is asked before its terms are kept, perhaps in its place.
-            x_t = target_logit(like, x, row, number(table, (row, 0)))
+            x_t = target_logit(x, row, number(table, (row, 0)))
             smoothing = smoothing_sum(like, x, row, scalar(top), weights, terms[1])
             nan = nan_of(like, x, row, 0, n, scalar(top))
             shape = frame(top, scale)
@@ -260,47 +351,12 @@ def over_losses(room, gradient, zeros):
                 like, x, kept, top, row, min(ahead, last - 1), row, shape, scale, None
             )
             state = state_of_sums(like, nan, top, shape, total, rest, count, scale)
-            finish(like, x, out, kept, row, state, shape, x_t, smoothing, extra, gradient)
+            numbers = settle(row, state, x_t, smoothing, extra)
+            gradient(like, x, out, kept, row, state, shape, numbers, extra)
             row, top = ahead, top_ahead
 
     return run
 
 
-loss_rows = over_losses(nowhere, no_gradient, no_zeros)
-loss_with_gradient_rows = over_losses(terms_kept_in, whole_gradient, write_zeros)
-
-
-# -- rows shared out by blocks -----------------------------------------------------------------------------
-
-
-@piece
-def row_of_blocks(x, states, row, extra):
-    """Between the launches: the loss of a row, and in ``states[row, 0, 3:]`` what its gradient is written with."""
-    table, more, weights, terms, scale = opened(extra)
-    like, label = lanes_of(x), np.int64(number(table, (row, 0)))
-    state = merged(states, row, scale)
-    x_t = target_logit(like, x, row, label)
-    smoothing = smoothing_sum(like, x, row, state[0], weights, terms[1])
-    loss, lse, a, at_target = row_numbers(state, x_t, weight_of(weights, max(label, 0)), smoothing, terms, scale)
-    factor = factor_at(more, terms, (row, 0))
-    put(table, (row, 0), loss if label >= 0 else 0.0)
-    if more.shape[0]:
-        put(more, (row, 0), lse)
-    for i, value in enumerate((label, a * factor, terms[1] * factor, at_target * factor)):
-        states[row, 0, 3 + i] = value
-
-
-@piece
-def gradient_blocks(x, out, states, row, start, stop, extra):
-    """Last launch: the gradient of ``x[row, start:stop]``."""
-    _, _, weights, _, scale = opened(extra)
-    like, label = lanes_of(x), np.int64(states[row, 0, 3])
-    if label < 0:
-        write_zeros(like, x, out, row, start, stop, None)
-        return
-    state = merged(states, row, scale)
-    shape = frame(full(like, state[0]), scale)
-    a, smooth, at_target = states[row, 0, 4], states[row, 0, 5], states[row, 0, 6]
-    write_gradient(like, x, out, None, row, start, stop, state, shape, a, smooth, weights, scale)
-    if start <= label < stop:
-        store(out, (row, label), full(like, at_target), 1)
+loss_rows = over_losses(nowhere, no_gradient, no_zeros, never_in_step)
+loss_with_gradient_rows = over_losses(terms_kept_in, whole_gradient, write_zeros, in_step)

@@ -22,6 +22,7 @@ from .simd import (
     _as_vector,
     _call,
     _llvm,
+    _splat,
     bfloat16,
     float16,
 )
@@ -253,6 +254,45 @@ def store(typingctx, array, index, value, count):
         return context.get_dummy_value()
 
     return signature(types.none, array, index, value, count), codegen
+
+
+@intrinsic(prefer_literal=True)
+def number(typingctx, array, index):
+    """One number of a view, in float64.
+
+    Not as a vector of one lane: a load waits for an earlier store to any of its lanes, wanted or not.
+    """
+    if not _indexed(array, index):
+        return None
+
+    def codegen(context, builder, sig, args):
+        lanes = VectorType(COMPUTED_IN[array.dtype].element, 1)
+        address = _address(context, builder, args[0], array, args[1], index)
+        raw = ir.VectorType(address.type.pointee, 1)
+        value = to_lanes(
+            context, builder, builder.load(builder.bitcast(address, raw.as_pointer()), align=1), array.dtype, lanes
+        )
+        scalar = builder.extract_element(value, _I32(0))
+        return scalar if scalar.type == ir.DoubleType() else builder.fpext(scalar, ir.DoubleType())
+
+    return types.float64(array, index), codegen
+
+
+@intrinsic(prefer_literal=True)
+def put(typingctx, array, index, value):
+    """Write one number, rounded."""
+    if not _indexed(array, index) or not isinstance(value, types.Number):
+        return None
+
+    def codegen(context, builder, sig, args):
+        element = COMPUTED_IN[array.dtype].element
+        address = _address(context, builder, args[0], array, args[1], index)
+        one = _splat(builder, context.cast(builder, args[2], value, element), 1)
+        raw = from_lanes(context, builder, one, array.dtype)
+        builder.store(raw, builder.bitcast(address, raw.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.none(array, index, value), codegen
 
 
 @intrinsic(prefer_literal=True)

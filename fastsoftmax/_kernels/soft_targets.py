@@ -15,8 +15,8 @@ import numpy as np
 
 from .elementary import exp_and_rest, exp_pair, log_pair
 from .jit import inlined, piece
-from .losses import number, put, weighed
-from .memory import load, store, view
+from .losses import weighed
+from .memory import load, number, put, store, view
 from .online import across, add, empty_sum, log_others, log_total
 from .rows import row_state
 from .simd import doubles, full, select, width

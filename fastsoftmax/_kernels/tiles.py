@@ -11,49 +11,70 @@ from numba.extending import intrinsic
 
 from .half import from_lanes, to_lanes
 from .jit import by_type, inlined
-from .memory import _I32, ViewType, _address, _first_lanes, _masked_load, _masked_store, lanes_of, load, prefetch, store
-from .simd import COMPUTED_IN, _llvm, abreast, is_single, width
+from .memory import _I32, ViewType, _address, _first_lanes, _masked_load, _masked_store, load, prefetch, store
+from .simd import COMPUTED_IN, _llvm, is_single, width
+
+# A tile of columns has up to so many numbers, a quarter of the second cache as float32, and so many columns: runs of
+# some lines are what memory likes.
+TILE, TILE_COLUMNS = 65536, 512
+
+
+@inlined
+def tile_columns(classes, inner, least):
+    """How many columns a tile of so many classes has, a multiple of `least`; 0 if there is no room for these."""
+    columns = min(TILE // classes, TILE_COLUMNS, inner + least - 1)
+    return columns // least * least
 
 
 @by_type
-def heap(like, rows):
-    """An array ``[0, row, lane]`` of vectors like `like`."""
+def heap(like, rows, columns):
+    """An array ``[0, row, column]`` of numbers like those of `like`."""
     dtype = np.float32 if is_single(like) else np.float64
-    lanes = like.lanes
-    return lambda like, rows: np.empty((1, rows, lanes), dtype)
+    return lambda like, rows, columns: np.empty((1, rows, columns), dtype)
 
 
 @inlined
-def load_tile(tile, x, out, o, i, count):
-    """Copy ``x[o, :, i:i+count]`` to the tile, and ask memory for what comes next and for where the result goes."""
-    like = abreast(lanes_of(tile), 2)
-    w = width(like)
-    for j in range(x.shape[1]):
-        prefetch(x, (o, j, i + w), False)
-        prefetch(x, (o, j, i + w + w // 2), False)
-        if j < out.shape[1]:
-            prefetch(out, (o, j, i), True)
-            prefetch(out, (o, j, i + w // 2), True)
-        if count == w:
-            store(tile, (0, j, 0), load(like, x, (o, j, i), None, 0.0), None)
-        else:
-            store(tile, (0, j, 0), load(like, x, (o, j, i), count, 0.0), None)
+def keep_alive(array):
+    """The use of an array that keeps it until here: a view keeps nothing alive."""
+    if array.size:
+        array[0, 0, 0] = 0.0
+
+
+# Classes that memory is asked for in advance.
+AHEAD = 3
 
 
 @inlined
-def store_tile(out, tile, o, i, count):
+def load_tile(like, tile, x, o, i, count):
+    """Copy ``x[o, :, i:i+count]`` to the tile."""
+    w, n = width(like), x.shape[1]
+    for j in range(n):
+        for k in range(0, count, w):
+            prefetch(x, (o, j + AHEAD, i + k), False)
+            prefetch(x, (o, j + AHEAD, i + k + w // 2), False)
+            if k + w <= count:
+                store(tile, (0, j, k), load(like, x, (o, j, i + k), None, 0.0), None)
+            else:
+                store(tile, (0, j, k), load(like, x, (o, j, i + k), count - k, 0.0), None)
+
+
+@inlined
+def store_tile(like, out, tile, o, i, count):
     """Copy the tile to ``out[o, :, i:i+count]``."""
-    like = abreast(lanes_of(tile), 2)
+    w = width(like)
     for j in range(out.shape[1]):
-        v = load(like, tile, (0, j, 0), None, 0.0)
-        if count == width(like):
-            store(out, (o, j, i), v, None)
-        else:
-            store(out, (o, j, i), v, count)
+        for k in range(0, count, w):
+            prefetch(out, (o, j + AHEAD, i + k), True)
+            prefetch(out, (o, j + AHEAD, i + k + w // 2), True)
+            v = load(like, tile, (0, j, k), None, 0.0)
+            if k + w <= count:
+                store(out, (o, j, i + k), v, None)
+            else:
+                store(out, (o, j, i + k), v, count - k)
 
 
 @inlined
-def no_tile(out, tile, o, i, count):
+def no_tile(like, out, tile, o, i, count):
     return None
 
 

@@ -182,10 +182,16 @@ def along(at):
     return run
 
 
-@inlined
+@by_type
 def probability(like, e, factor):
-    """A term times the pair that turns terms into probabilities."""
-    return fma(e, repeated(factor[0], like), e * repeated(factor[1], like))
+    """A term times the pair that turns terms into probabilities; of three numbers, the last is added."""
+    if len(factor) == 2:
+        return lambda like, e, factor: fma(e, repeated(factor[0], like), e * repeated(factor[1], like))
+
+    def shifted(like, e, factor):
+        return fma(e, repeated(factor[0], like), fma(e, repeated(factor[1], like), repeated(factor[2], like)))
+
+    return shifted
 
 
 @inlined

@@ -1,0 +1,45 @@
+"""Cross-entropy of long rows fewer than threads: the blocks of a row are shared out, as in `split`.
+
+The first launch finds the states of the blocks, between the launches a row gets its numbers, the last writes the gradient.
+What is asked of the logits is so asked before the first of them is overwritten.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .jit import piece
+from .losses import opened, settle, smoothing_sum, target_logit, write_gradient, write_zeros
+from .memory import lanes_of, number, put
+from .online import frame
+from .simd import full
+from .split import merged
+
+
+@piece
+def row_of_blocks(x, states, row, extra):
+    """Between the launches: the loss of a row, and in ``states[row, 0, 3:]`` what its gradient is written with."""
+    table, _, weights, terms, scale = opened(extra)
+    like = lanes_of(x)
+    state = merged(states, row, scale)
+    x_t = target_logit(x, row, number(table, (row, 0)))
+    smoothing = smoothing_sum(like, x, row, state[0], weights, terms[1])
+    label, a, smooth, at_target = settle(row, state, x_t, smoothing, extra)
+    for i, value in enumerate((label, a, smooth, at_target)):
+        states[row, 0, 3 + i] = value
+
+
+@piece
+def gradient_blocks(x, out, states, row, start, stop, extra):
+    """Last launch: the gradient of ``x[row, start:stop]``."""
+    _, _, weights, _, scale = opened(extra)
+    like, label = lanes_of(x), np.int64(states[row, 0, 3])
+    if label < 0:
+        write_zeros(like, x, out, row, start, stop, None)
+        return
+    state = merged(states, row, scale)
+    shape = frame(full(like, state[0]), scale)
+    a, smooth, at_target = states[row, 0, 4], states[row, 0, 5], states[row, 0, 6]
+    write_gradient(like, x, out, None, row, start, stop, state, shape, a, smooth, weights, scale)
+    if start <= label < stop:
+        put(out, (row, label), at_target)
