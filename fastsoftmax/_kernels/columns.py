@@ -26,7 +26,8 @@ from .online import (
     term,
 )
 from .rows import NEAR_ZERO, refined
-from .simd import any_lane, fma, full, is_single, lane, narrow, select, strands, wide, width, with_lane
+from .shuffles import any_lane, lane, with_lane
+from .simd import fma, full, is_single, narrow, select, strands, wide, width
 from .visits import keep, log_probability, terms_kept_in, without_top
 
 # -- the visits of a vector of columns ---------------------------------------------------------------------

@@ -16,7 +16,8 @@ from . import backward, columns, loss_blocks, loss_columns, losses, pairs, rows,
 from .jit import NUMBER, SCALE, TERMS, Argument, Kernel, loss, read, write
 from .lengths import BLOCK, FEW_ROWS, SMALL
 from .memory import address, lanes_of, prefetch, scratch, view, with_classes
-from .simd import abreast, wide, width
+from .shuffles import abreast
+from .simd import wide, width
 from .tiles import heap, keep_alive, load_columns, load_tile, store_columns, store_tile, tile_columns
 
 

@@ -1,6 +1,6 @@
 """Cross-entropy of long rows fewer than threads: the blocks of a row are shared out, as in `split`.
 
-The first launch finds the states of the blocks, between the launches a row gets its numbers, the last writes the gradient.
+The first launch finds the states of the blocks, between the launches a row gets its numbers, the last writes gradients.
 What is asked of the logits is so asked before the first of them is overwritten.
 """
 

@@ -43,7 +43,8 @@ from .online import (
     term,
 )
 from .rows import nan_of, row_state, state_of_sums, worth_pipelining
-from .simd import HalfType, fma, full, narrow, repeated, select, wide, width
+from .shuffles import repeated
+from .simd import HalfType, fma, full, narrow, select, wide, width
 from .visits import (
     along,
     probability,

@@ -16,16 +16,7 @@ from numba.core.typing.templates import signature
 from numba.extending import intrinsic, make_attribute_wrapper
 
 from .half import from_lanes, to_lanes
-from .simd import (
-    COMPUTED_IN,
-    VectorType,
-    _as_vector,
-    _call,
-    _llvm,
-    _splat,
-    bfloat16,
-    float16,
-)
+from .simd import COMPUTED_IN, VectorType, _as_vector, _call, _llvm, _splat, bfloat16, float16
 
 _I32 = ir.IntType(32)
 _STORED_AS = {

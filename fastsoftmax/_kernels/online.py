@@ -30,7 +30,8 @@ from .elementary import (
     two_sum,
 )
 from .jit import by_type, inlined
-from .simd import doubles, fma, from_bits, full, is_single, lane, part, rotate, select, wide
+from .shuffles import lane, part, rotate
+from .simd import doubles, fma, from_bits, full, is_single, select, wide
 
 # From here on m itself is taken out of x: x - m is then exact for every x whose term counts (Sterbenz), while
 # the whole number nearest x / ln 2 would soon have no place left in the mantissa.

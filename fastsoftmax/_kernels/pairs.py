@@ -11,7 +11,8 @@ from .columns import column_factor, column_logs, column_state
 from .jit import inlined, piece
 from .memory import lanes_of, load, prefetch, store
 from .online import add, bigger, empty_sum, frame, join, swapped, term
-from .simd import abreast, any_lane, fma, full, rotate, select, strands, width
+from .shuffles import abreast, any_lane, rotate
+from .simd import fma, full, select, strands, width
 from .visits import log_probability, without_top
 
 # Rows are asked for so many ahead.

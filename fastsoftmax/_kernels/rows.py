@@ -22,7 +22,8 @@ from .online import (
     scaled,
     shrink_of,
 )
-from .simd import HalfType, doubles, full, is_single, rotate, select, width
+from .shuffles import rotate
+from .simd import HalfType, doubles, full, is_single, select, width
 from .visits import (
     row_sum,
     row_top,

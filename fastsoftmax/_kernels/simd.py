@@ -214,19 +214,6 @@ def select(typingctx, mask, a, b):
     return None
 
 
-@intrinsic(prefer_literal=True)
-def any_lane(typingctx, mask):
-    """Whether any lane of the mask is true."""
-    if not isinstance(mask, MaskType):
-        return None
-
-    def codegen(context, builder, sig, args):
-        whole = builder.bitcast(args[0], ir.IntType(mask.lanes))
-        return builder.icmp_unsigned("!=", whole, whole.type(0))
-
-    return types.boolean(mask), codegen
-
-
 # -- making and taking apart -------------------------------------------------------------------------------
 
 
@@ -286,10 +273,6 @@ def from_bits(typingctx, v):
     return signature(result, v), codegen
 
 
-def _lanes(builder: ir.IRBuilder, v: ir.Value, lanes: list[int]) -> ir.Value:
-    return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
-
-
 @intrinsic(prefer_literal=True)
 def wide(typingctx, v):
     """The lanes as float64."""
@@ -312,84 +295,12 @@ def narrow(typingctx, like, v):
 
 
 @intrinsic(prefer_literal=True)
-def abreast(typingctx, v, times):
-    """A vector several times over, as one of so many times the lanes; what is no vector stays as it is.
-
-    What is done to vectors abreast is done to one after the other, so that as many chains of dependent instructions
-    overlap however far a processor looks ahead.
-    """
-    if not isinstance(times, types.IntegerLiteral):
-        return None
-    if not isinstance(v, VectorType):
-        return v(v, times), lambda context, builder, sig, args: args[0]
-    lanes = list(range(v.lanes)) * times.literal_value
-    result = VectorType(v.element, len(lanes))
-    return result(v, times), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
-
-
-@intrinsic(prefer_literal=True)
-def repeated(typingctx, v, like):
-    """A vector as often abreast as `like` has room for it."""
-    if not isinstance(v, VectorType) or not isinstance(like, VectorType):
-        return None
-    lanes = list(range(v.lanes)) * (like.lanes // v.lanes)
-    return _of(v.element, like)(v, like), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
-
-
-@intrinsic(prefer_literal=True)
-def part(typingctx, v, index, like):
-    """One of the vectors like `like` that `v` is made of; `index` is a literal."""
-    if not isinstance(v, VectorType) or not isinstance(like, VectorType) or not isinstance(index, types.IntegerLiteral):
-        return None
-    first = index.literal_value * like.lanes
-    lanes = list(range(first, first + like.lanes))
-    return like(v, index, like), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
-
-
-@intrinsic(prefer_literal=True)
 def strands(typingctx, v):
     """The lanes that the terms of a row are summed in: those of a vector of 64 bytes (see `online`)."""
     if not isinstance(v, VectorType):
         return None
     count = VECTOR_BYTES * 8 // v.element.bitwidth
     return types.IntegerLiteral(count)(v), lambda context, builder, sig, args: ir.IntType(64)(count)
-
-
-@intrinsic(prefer_literal=True)
-def rotate(typingctx, v, by):
-    """Lane i of the result is lane ``i ^ by`` of `v`; `by` is a literal power of two."""
-    if not isinstance(v, VectorType) or not isinstance(by, types.IntegerLiteral):
-        return None
-
-    def codegen(context, builder, sig, args):
-        return _lanes(builder, args[0], [i ^ by.literal_value for i in range(v.lanes)])
-
-    return signature(v, v, by), codegen
-
-
-@intrinsic(prefer_literal=True)
-def lane(typingctx, v, index):
-    """The number in one lane."""
-    if not isinstance(v, VectorType) or not isinstance(index, types.Integer):
-        return None
-
-    def codegen(context, builder, sig, args):
-        return builder.extract_element(args[0], context.cast(builder, args[1], sig.args[1], types.int32))
-
-    return signature(v.element, v, index), codegen
-
-
-@intrinsic(prefer_literal=True)
-def with_lane(typingctx, v, index, number):
-    """The vector with another number in one lane."""
-    if not isinstance(v, VectorType) or not isinstance(index, types.Integer):
-        return None
-
-    def codegen(context, builder, sig, args):
-        value = context.cast(builder, args[2], number, v.element)
-        return builder.insert_element(args[0], value, context.cast(builder, args[1], index, types.int32))
-
-    return v(v, index, number), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -12,7 +12,8 @@ from numba.core import types
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
 from .online import across, add, bigger, empty_sum, scaled, term
-from .simd import HalfType, abreast, fma, full, lane, part, repeated, rotate, select, width
+from .shuffles import abreast, lane, lanes_true, part, repeated, rotate
+from .simd import HalfType, fma, full, select, width
 
 
 @inlined
@@ -105,29 +106,41 @@ def repeated_frame(shape, like):
     return repeated(a, like), repeated(b, like), repeated(c, like), repeated(d, like), repeated(e, like)
 
 
+@by_type
+def others_of(v, top, e):
+    """The terms with those of the maximum set to 0, and how many those are; all terms where `top` is None."""
+    if isinstance(top, types.NoneType):
+        return lambda v, top, e: (e, 0)
+
+    def counted(v, top, e):
+        equal = v == repeated(top, v)
+        return select(equal, full(e, 0.0), e), lanes_true(equal)
+
+    return counted
+
+
 @inlined
-def visit(like, x, out, top, row, j, count, shape, scale, tops):
-    """The terms of some vectors abreast, kept in `out` on the way."""
+def visit(like, x, out, top, row, j, count, shape, scale):
+    """The terms of some vectors abreast, kept in `out` on the way, but for those of the maximum, which are counted."""
     v = load(like, x, (row, j), count, -np.inf)
     e = term(v, repeated_frame(shape, like), scale)
     keep(out, (row, j), e, count)
-    return without_top(v, top, e, tops)
+    return others_of(v, top, e)
 
 
 @inlined
 def visit4(like, x, out, top, row, j, count, shape, scale, total, tops):
     """Four vectors of terms added to the sum."""
-    like4 = abreast(like, 4)
-    e, equal = visit(like4, x, out, abreast(top, 4), row, j, count, shape, scale, full(like4, 0.0))
-    total = add(total, (part(e, 0, like) + part(e, 1, like)) + (part(e, 2, like) + part(e, 3, like)))
-    return total, tops + ((part(equal, 0, like) + part(equal, 1, like)) + (part(equal, 2, like) + part(equal, 3, like)))
+    e, equal = visit(abreast(like, 4), x, out, top, row, j, count, shape, scale)
+    fours = (part(e, 0, like) + part(e, 1, like)) + (part(e, 2, like) + part(e, 3, like))
+    return add(total, fours), tops + equal
 
 
 @inlined
 def row_sum(like, x, out, top, row, start, stop, shape, scale):
     """The sum of the terms of ``x[row, start:stop]`` and, with a `top`, how many are it and not in the sum."""
     w = width(like)
-    total, tops = empty_sum(like), full(like, 0.0)
+    total, tops = empty_sum(like), 0
     j = start
     while j + 4 * w <= stop:
         ask_for(like, out, row, j, True)
@@ -135,8 +148,7 @@ def row_sum(like, x, out, top, row, start, stop, shape, scale):
         j += 4 * w
     total, tops = sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
     number, rest = across(like, total)
-    equal, _ = across(like, add(empty_sum(like), tops))
-    return number, rest, equal
+    return number, rest, np.float64(tops)
 
 
 @inlined
@@ -146,12 +158,11 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     if left > 2 * w:
         return visit4(like, x, out, top, row, j, left, shape, scale, total, tops)
     if left > w:
-        like2 = abreast(like, 2)
-        e, equal = visit(like2, x, out, abreast(top, 2), row, j, left, shape, scale, full(like2, 0.0))
-        return add(total, part(e, 0, like) + part(e, 1, like)), tops + (part(equal, 0, like) + part(equal, 1, like))
+        e, equal = visit(abreast(like, 2), x, out, top, row, j, left, shape, scale)
+        return add(total, part(e, 0, like) + part(e, 1, like)), tops + equal
     if left > 0:
-        e, tops = visit(like, x, out, top, row, j, left, shape, scale, tops)
-        return add(total, e), tops
+        e, equal = visit(like, x, out, top, row, j, left, shape, scale)
+        return add(total, e), tops + equal
     return total, tops
 
 
@@ -262,7 +273,7 @@ def three_visits(like, x, kept, top, row, ahead, behind, shape, scale, factor):
     Without a `factor` nothing is written.
     """
     w, n = width(like), x.shape[1]
-    total, tops = empty_sum(like), full(like, 0.0)
+    total, tops = empty_sum(like), 0
     a = full(like, -np.inf)
     b, c, d = a, a, a
     j = 0
@@ -280,8 +291,7 @@ def three_visits(like, x, kept, top, row, ahead, behind, shape, scale, factor):
     a = top_tail(like, x, ahead, j, n, a)
     scale_some(like, kept, behind, j, n, factor)
     number, rest = across(like, total)
-    equal, _ = across(like, add(empty_sum(like), tops))
-    return number, rest, equal, largest(bigger(bigger(a, b), bigger(c, d)))
+    return number, rest, np.float64(tops), largest(bigger(bigger(a, b), bigger(c, d)))
 
 
 @by_type

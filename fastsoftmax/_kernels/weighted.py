@@ -13,7 +13,8 @@ from .jit import inlined, piece
 from .memory import load, store
 from .online import across, add, empty_sum, frame, shrink_of, term
 from .rows import nan_in
-from .simd import any_lane, doubles, fma, full, select, width
+from .shuffles import any_lane
+from .simd import doubles, fma, full, select, width
 from .visits import row_top, scalar
 
 _LN2, _LN2_REST = 0.6931471805599453, 2.3190468138462996e-17

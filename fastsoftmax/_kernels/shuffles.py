@@ -1,0 +1,114 @@
+"""Lanes taken out of vectors, put into them, exchanged and set side by side."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.typing.templates import signature
+from numba.extending import intrinsic
+
+from .simd import MaskType, VectorType, _of
+
+
+def _lanes(builder: ir.IRBuilder, v: ir.Value, lanes: list[int]) -> ir.Value:
+    """A vector of some of the lanes of another."""
+    return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+@intrinsic(prefer_literal=True)
+def any_lane(typingctx, mask):
+    """Whether any lane of the mask is true."""
+    if not isinstance(mask, MaskType):
+        return None
+
+    def codegen(context, builder, sig, args):
+        whole = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        return builder.icmp_unsigned("!=", whole, whole.type(0))
+
+    return types.boolean(mask), codegen
+
+
+@intrinsic(prefer_literal=True)
+def lanes_true(typingctx, mask):
+    """In how many lanes the mask is true."""
+    if not isinstance(mask, MaskType):
+        return None
+
+    def codegen(context, builder, sig, args):
+        whole = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        count = builder.ctpop(whole)
+        return count if mask.lanes == 64 else builder.zext(count, ir.IntType(64))
+
+    return types.int64(mask), codegen
+
+
+@intrinsic(prefer_literal=True)
+def abreast(typingctx, v, times):
+    """A vector several times over, as one of so many times the lanes; what is no vector stays as it is.
+
+    What is done to vectors abreast is done to one after the other, so that as many chains of dependent instructions
+    overlap however far a processor looks ahead.
+    """
+    if not isinstance(times, types.IntegerLiteral):
+        return None
+    if not isinstance(v, VectorType):
+        return v(v, times), lambda context, builder, sig, args: args[0]
+    lanes = list(range(v.lanes)) * times.literal_value
+    result = VectorType(v.element, len(lanes))
+    return result(v, times), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
+
+
+@intrinsic(prefer_literal=True)
+def repeated(typingctx, v, like):
+    """A vector as often abreast as `like` has room for it."""
+    if not isinstance(v, VectorType) or not isinstance(like, VectorType):
+        return None
+    lanes = list(range(v.lanes)) * (like.lanes // v.lanes)
+    return _of(v.element, like)(v, like), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
+
+
+@intrinsic(prefer_literal=True)
+def part(typingctx, v, index, like):
+    """One of the vectors like `like` that `v` is made of; `index` is a literal."""
+    if not isinstance(v, VectorType) or not isinstance(like, VectorType) or not isinstance(index, types.IntegerLiteral):
+        return None
+    first = index.literal_value * like.lanes
+    lanes = list(range(first, first + like.lanes))
+    return like(v, index, like), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
+
+
+@intrinsic(prefer_literal=True)
+def rotate(typingctx, v, by):
+    """Lane i of the result is lane ``i ^ by`` of `v`; `by` is a literal power of two."""
+    if not isinstance(v, VectorType) or not isinstance(by, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, sig, args):
+        return _lanes(builder, args[0], [i ^ by.literal_value for i in range(v.lanes)])
+
+    return signature(v, v, by), codegen
+
+
+@intrinsic(prefer_literal=True)
+def lane(typingctx, v, index):
+    """The number in one lane."""
+    if not isinstance(v, VectorType) or not isinstance(index, types.Integer):
+        return None
+
+    def codegen(context, builder, sig, args):
+        return builder.extract_element(args[0], context.cast(builder, args[1], sig.args[1], types.int32))
+
+    return signature(v.element, v, index), codegen
+
+
+@intrinsic(prefer_literal=True)
+def with_lane(typingctx, v, index, number):
+    """The vector with another number in one lane."""
+    if not isinstance(v, VectorType) or not isinstance(index, types.Integer):
+        return None
+
+    def codegen(context, builder, sig, args):
+        value = context.cast(builder, args[2], number, v.element)
+        return builder.insert_element(args[0], value, context.cast(builder, args[1], index, types.int32))
+
+    return v(v, index, number), codegen
