@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -96,12 +97,39 @@ def log_softmax_backward(x: np.ndarray, axis: Axis) -> Iterator[np.ndarray]:
     yield fastsoftmax.log_softmax_backward(grad_output, output, axis=axis)
 
 
+def cross_entropy(x: np.ndarray, axis: Axis) -> Iterator[np.ndarray]:
+    for target, options in losses(x, axis):
+        yield from fastsoftmax.cross_entropy(x, target, axis=axis, return_lse=True, **options)
+
+
+def cross_entropy_with_grad(x: np.ndarray, axis: Axis) -> Iterator[np.ndarray]:
+    for target, options in losses(x, axis):
+        yield from fastsoftmax.cross_entropy_with_grad(x, target, axis=axis, **options)
+
+
+def losses(x: np.ndarray, axis: Axis) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """Targets and options: each kernel of the losses, and each option once."""
+    if isinstance(axis, tuple):
+        return  # a loss has one axis of classes
+    classes = x.shape[axis]
+    labels = np.random.default_rng(5).integers(0, classes, np.moveaxis(x, axis, -1).shape[:-1])
+    ignored = np.where(np.random.default_rng(6).integers(0, 5, labels.shape) == 0, -100, labels)
+    weights = np.abs(fractions(7, (classes,))) + 0.125
+    yield labels, {}
+    yield ignored, {"weight": weights, "label_smoothing": 0.1, "z_loss": 1e-3, "temperature": 0.7}
+    yield ignored, {"sample_weight": fractions(8, labels.shape), "reduction": "none"}
+    yield ignored, {"focal_gamma": 2.0, "softcap": 30.0, "label_smoothing": 0.1}
+    yield np.abs(fractions(9, x.shape)) / 16, {"weight": weights, "temperature": 0.7}
+
+
 FUNCTIONS: list[Function] = [
     softmax,
     log_softmax,
     logsumexp,
     softmax_backward,
     log_softmax_backward,
+    cross_entropy,
+    cross_entropy_with_grad,
 ]
 
 

@@ -298,10 +298,10 @@ def run_cap(x: np.ndarray, slope: np.ndarray, cap: float) -> None:
     CAP.compiled("float64", False, False)(x, slope, (cap,) * 6)
 
 
-def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: int) -> tuple[int, int]:
-    """Labels as a table of rows; the position of the first bad one, or -1, and how many rows count."""
-    bad, count = READ_LABELS.compiled("float64", False, False)(labels, table, classes, ignored)
-    return bad, count
+def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: int) -> tuple[int, int, int]:
+    """Labels as a table of rows; the row of the first bad one, or -1, that label, and how many rows count."""
+    found: tuple[int, int, int] = READ_LABELS.compiled("float64", False, False)(labels, table, classes, ignored)
+    return found
 
 
 def total(values: np.ndarray) -> float:

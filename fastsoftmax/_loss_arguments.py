@@ -292,20 +292,26 @@ def _table(labels: np.ndarray, logits: np.ndarray, axis: int, ignored: int) -> n
     caller's array meanwhile.
     """
     classes = logits.shape[axis]
-    one_class = logits[(slice(None),) * axis + (0,)] if classes else labels
-    table: np.ndarray = new_like(one_class, np.dtype(np.float64))
-    np.copyto(table, labels)
-    if not table.size:
-        return table
-    least, most = table.min(), table.max()
-    if least < 0 or most >= classes or least <= ignored <= most:
-        left_out = table == ignored
-        bad = ((table < 0) | (table >= classes)) & ~left_out
-        if bad.any():
-            position = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
-            raise bad_label(position, int(table[position]), classes, ignored)
-        table[left_out] = -1.0
+    table = one_number_a_row(logits, axis)
+    mine = np.array(labels)
+    if mine.size:
+        least, most = int(mine.min()), int(mine.max())
+        if least < 0 or most >= classes or least <= ignored <= most:
+            left_out = mine == ignored
+            bad = ((mine < 0) | (mine >= classes)) & ~left_out
+            if bad.any():
+                position = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
+                raise bad_label(position, int(mine[position]), classes, ignored)
+            mine = np.where(left_out, -1.0, mine)
+    np.copyto(table, mine)
     return table
+
+
+def one_number_a_row(logits: np.ndarray, axis: int) -> np.ndarray:
+    """An empty float64 array for a number of each row, in memory as the logits lie."""
+    if logits.shape[axis]:
+        return new_like(logits[(slice(None),) * axis + (0,)], np.dtype(np.float64))
+    return np.empty(logits.shape[:axis] + logits.shape[axis + 1 :])
 
 
 def name_of(kind: np.dtype) -> str:

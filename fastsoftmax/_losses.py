@@ -46,9 +46,8 @@ def quick(operation: str, logits: Any, target: Any, axis: Any, out: Any) -> Loss
         return None
     rows, classes = logits.shape
     table = np.empty((rows, 1))
-    bad, count = _execute.read_labels(target, table, classes, _loss_arguments.DEFAULT_IGNORE_INDEX)
+    bad, label, count = _execute.read_labels(target, table, classes, _loss_arguments.DEFAULT_IGNORE_INDEX)
     if bad >= 0:
-        label = int(table[bad, 0])
         raise _loss_arguments.bad_label((bad,), label, classes, _loss_arguments.DEFAULT_IGNORE_INDEX)
     if count == 0:
         return None
@@ -76,7 +75,11 @@ def carry_out(request: LossRequest, return_lse: bool) -> Loss:
         with np.errstate(divide="ignore", invalid="ignore"):
             factor = float(np.float64(request.grad_output) / denominator / options.temperature)
     terms = _terms(request, factor)
-    if rows.table.size and request.classes:
+    if not request.classes:
+        rows.table[...] = 0.0  # nothing to lose: class indices are all ignored, distributions empty
+        if rows.more is not None:
+            rows.more[...] = -np.inf
+    elif rows.table.size:
         if request.probabilities is not None or options.softcap is not None or options.focal_gamma > 0:
             _through_soft_targets(request, rows, terms)
         else:
@@ -113,7 +116,7 @@ def _rows(request: LossRequest, mass: np.ndarray | None, denominator: float, ret
     if request.table is not None:
         table = request.table
     else:
-        table = np.empty_like(request.logits[(slice(None),) * request.axis + (0,)], FLOAT64, subok=False)
+        table = _loss_arguments.one_number_a_row(request.logits, request.axis)
     single = request.sample_weight is not None or np.ndim(request.grad_output) > 0
     if not (single or return_lse):
         return _Rows(table, None)

@@ -138,13 +138,39 @@ def test_the_demo_shows_the_measured_errors(page: Page, shipped: Shipped) -> Non
         assert error <= promised[name]
 
 
+def test_the_demo_shows_the_loss_and_the_error_of_its_gradient(page: Page, shipped: Shipped) -> None:
+    _, text = page
+    x, rows, targets = shipped["logits"].astype(np.float32), np.arange(10), shipped["targets"]
+    exact = softmax64(x, -1)
+    loss = -np.log(exact[rows, targets]).mean()
+    exact[rows, targets] -= 1
+    exact /= 10
+    e = np.exp(x - x.max(-1, keepdims=True))
+    naive = e / e.sum(-1, keepdims=True)
+    naive[rows, targets] -= 1
+    naive /= 10
+
+    def shown(name: str, unit: str) -> tuple[float, float]:
+        row = re.search(rf"^ {name}\s+([\d.e+-]+){unit}\s+([\d.e+-]+){unit}\s*$", text, re.M)
+        assert row, (name, text)
+        return float(row[1]), float(row[2])
+
+    assert shown("loss", " nats") == pytest.approx((loss, loss), abs=3e-6)
+    assert shown("perplexity", "") == pytest.approx((np.exp(loss),) * 2, abs=1e-4)
+    assert min(shown("loss and gradient", " ms")) > 0
+    _, grad = fastsoftmax.cross_entropy_with_grad(x, targets)
+    errors = [np.max(np.abs(got - exact)) / np.max(np.abs(exact)) for got in (grad, naive)]
+    assert shown("gradient error", "") == pytest.approx(errors, rel=1e-2)
+    assert errors[0] <= 3e-7
+
+
 def test_the_demo_runs_as_a_module_where_only_ascii_can_be_printed() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
     result = run("-m", "fastsoftmax", "demo", env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     # rich then draws the rules with bars and plus signs.
-    lines = [line.replace("|", " ") for line in result.stdout.splitlines() if line[0] != "+"]
+    lines = [line.replace("|", " ") for line in result.stdout.splitlines() if not line.startswith("+")]
     assert len(blocks("\n".join(lines))) == 10
 
 

@@ -1,8 +1,4 @@
-"""The softmax family: seconds, the same in copies of the input, and memory allocated.
-
-One copy is the time of `numpy.copyto` for one array of the input's shape, measured in turn with
-the function in the same process. Absolute times drift with the machine; copies hold.
-"""
+"""The softmax family."""
 
 from __future__ import annotations
 
@@ -12,7 +8,8 @@ import numpy as np
 
 import fastsoftmax
 
-from ._measure import Call, medians_in_turn, peak_bytes
+from ._family import _Family, logits
+from ._measure import Call
 
 # name: (shape, axis), one for each kernel and each place of the data, from registers to memory
 CASES = {
@@ -24,72 +21,40 @@ CASES = {
     "2048x8192": ((2048, 8192), -1),
     "64x256x256 axis 1": ((64, 256, 256), 1),
 }
-ROUNDS = 9
 
 
-def logits(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Normal logits of standard deviation 3, as a trained model gives."""
-    return 3 * np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-class _Family:
+class _Softmaxes(_Family):
+    cases = CASES
     params = tuple(CASES)
-    param_names = ("case",)
-    timeout = 300
-
-    def prepare(self, shape: tuple[int, ...], axis: int) -> Call:
-        """Make the arrays, and bind the function that the class is named after to them."""
-        raise NotImplementedError
-
-    def setup(self, case: str) -> None:
-        shape, axis = CASES[case]
-        self.call = self.prepare(shape, axis)
-        self.call()  # compiles
-        source, target = np.ones(shape, np.float32), np.empty(shape, np.float32)
-        self.copy = lambda: np.copyto(target, source)
-
-    def time_call(self, case: str) -> None:
-        self.call()
-
-    def track_copies(self, case: str) -> float:
-        seconds = medians_in_turn({"function": self.call, "copy": self.copy}, ROUNDS)
-        return seconds["function"] / seconds["copy"]
-
-    track_copies.unit = "copies"  # type: ignore[attr-defined]
-
-    def track_peak_bytes(self, case: str) -> int:
-        return peak_bytes(self.call)
-
-    track_peak_bytes.unit = "bytes"  # type: ignore[attr-defined]
 
 
-class Softmax(_Family):
+class Softmax(_Softmaxes):
     def prepare(self, shape: tuple[int, ...], axis: int) -> Call:
         x = logits(shape)
         out = np.empty_like(x)
         return lambda: fastsoftmax.softmax(x, axis=axis, out=out)
 
 
-class LogSoftmax(_Family):
+class LogSoftmax(_Softmaxes):
     def prepare(self, shape: tuple[int, ...], axis: int) -> Call:
         x = logits(shape)
         out = np.empty_like(x)
         return lambda: fastsoftmax.log_softmax(x, axis=axis, out=out)
 
 
-class LogSumExp(_Family):
+class LogSumExp(_Softmaxes):
     def prepare(self, shape: tuple[int, ...], axis: int) -> Call:
         x = logits(shape)
         out = np.empty(x.max(axis=axis).shape, x.dtype)
         return lambda: fastsoftmax.logsumexp(x, axis=axis, out=out)
 
 
-class SoftmaxBackward(_Family):
+class SoftmaxBackward(_Softmaxes):
     def prepare(self, shape: tuple[int, ...], axis: int) -> Call:
         return bound_backward(fastsoftmax.softmax, fastsoftmax.softmax_backward, shape, axis)
 
 
-class LogSoftmaxBackward(_Family):
+class LogSoftmaxBackward(_Softmaxes):
     def prepare(self, shape: tuple[int, ...], axis: int) -> Call:
         return bound_backward(fastsoftmax.log_softmax, fastsoftmax.log_softmax_backward, shape, axis)
 

@@ -25,8 +25,10 @@ def row_of_blocks(x, states, row, extra):
     x_t = target_logit(x, row, number(table, (row, 0)))
     smoothing = smoothing_sum(like, x, row, state[0], weights, terms[1])
     label, a, smooth, at_target = settle(row, state, x_t, smoothing, extra)
-    for i, value in enumerate((label, a, smooth, at_target)):
-        states[row, 0, 3 + i] = value
+    states[row, 0, 3] = label
+    states[row, 0, 4] = a
+    states[row, 0, 5] = smooth
+    states[row, 0, 6] = at_target
 
 
 @piece

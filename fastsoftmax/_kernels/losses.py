@@ -60,8 +60,11 @@ from .visits import (
 
 
 def read_labels(labels, table, classes, ignored):
-    """Read each label once: to the table, or -1 for the ignored; give the first bad one, or -1, and how many count."""
-    bad, count = -1, 0
+    """Read each label once: to the table, or -1 for the ignored.
+
+    Gives the row of the first bad one, or -1, that label, and how many rows count.
+    """
+    bad, wrong, count = -1, 0, 0
     for row in range(labels.shape[0]):
         label = labels[row]
         if label == ignored:
@@ -70,8 +73,8 @@ def read_labels(labels, table, classes, ignored):
             table[row, 0] = label
             count += 1
             if bad < 0 and (label < 0 or label >= classes):
-                bad = row
-    return bad, count
+                bad, wrong = row, label
+    return bad, wrong, count
 
 
 @by_type
