@@ -202,7 +202,7 @@ def two_axes(x: Any, axis: Any, out: Any) -> str | None:
     Most calls are of this kind, and those of a microsecond feel any question, so this asks the fewest: what is not
     asked here, of shapes and memory, `plain` asks, or the kernel for small arrays.
     """
-    if type(x) is not np.ndarray or x.ndim != 2 or (axis != -1 and axis != 1):
+    if type(x) is not np.ndarray or x.ndim != 2 or type(axis) is not int or (axis != -1 and axis != 1):
         return None
     if out is not None and (
         type(out) is not np.ndarray or out.ndim != 2 or out.dtype is not x.dtype or not out.flags.writeable

@@ -49,7 +49,7 @@ def cross_entropy(
     label_smoothing : float, default 0.0
         From 0 to 1: the part of the target that is spread evenly over all classes.
     sample_weight : array_like, optional
-        A finite number for each row, which multiplies its loss.
+        A finite number for each row, which multiplies its loss; a row whose number is 0 counts as ignored.
     num_items : float, optional
         What the sum is divided by instead, for the mean alone: the number of tokens of all micro-batches whose
         gradients are added up.
@@ -86,12 +86,13 @@ def cross_entropy(
 
     Notes
     -----
-    The loss of a row is within 2 ulp, also if it is near 0: the largest term stays out of the sum. Losses are float64
-    until they are returned and are added up in a fixed order with their rounding errors.
+    The loss of a row is within 2 ulp, also if it is near 0: the largest term stays out of the sum. (A focal loss of
+    float64 is within 34, for the rounding of the exponent.) Losses are float64 until they are returned and are added
+    up in a fixed order with their rounding errors.
 
-    With class indices the logits are read once (twice if rows are longer than 65536) and nothing of their size is made:
-    16 bytes a row. Probabilities, `softcap` and `focal_gamma` go through blocks of float64 of a quarter of the second
-    cache, and cost several times as much.
+    With class indices the logits are read once (twice if rows are longer than 65536) and nothing of their size is made,
+    but some 24 bytes a row. Probabilities, `softcap` and `focal_gamma` go through blocks of float64 of a quarter of the
+    second cache, and cost several times as much.
 
     Smoothing and weights are those of PyTorch; the focal loss is that of Lin et al., arXiv:1708.02002, `z_loss` that of
     PaLM, arXiv:2204.02311, `softcap` that of Gemma 2, arXiv:2408.00118.

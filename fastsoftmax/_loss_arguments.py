@@ -137,11 +137,14 @@ def is_plain(logits: Any, target: Any, axis: Any, out: Any) -> bool:
 
     As `two_axes` of softmax: most calls are of this kind, and those of microseconds feel any question.
     """
-    if type(logits) is not np.ndarray or type(target) is not np.ndarray or (axis != -1 and axis != 1):
+    if type(logits) is not np.ndarray or type(target) is not np.ndarray or type(axis) is not int:
         return False
-    if logits.ndim != 2 or logits.dtype.char not in "fd" or not logits.flags.c_contiguous or not logits.size:
+    kind, labels = logits.dtype, target.dtype
+    if kind.char not in "fd" or labels.char not in "lq" or not (kind.isnative and labels.isnative):
         return False
-    if target.dtype.char not in "lq" or target.shape != logits.shape[:1] or not target.flags.c_contiguous:
+    if (axis != -1 and axis != 1) or logits.ndim != 2 or not logits.flags.c_contiguous or not logits.size:
+        return False
+    if labels.itemsize != 8 or target.shape != logits.shape[:1] or not target.flags.c_contiguous:
         return False
     if out is None or out is logits:
         return logits.flags.writeable or out is None

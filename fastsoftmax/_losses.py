@@ -117,6 +117,9 @@ def _rows(request: LossRequest, mass: np.ndarray | None, denominator: float, ret
         table = request.table
     else:
         table = _loss_arguments.one_number_a_row(request.logits, request.axis)
+        table[...] = 1.0
+    if request.sample_weight is not None:
+        table[request.sample_weight == 0] = -1.0  # as good as ignored, also if it holds a NaN
     single = request.sample_weight is not None or np.ndim(request.grad_output) > 0
     if not (single or return_lse):
         return _Rows(table, None)
@@ -193,7 +196,7 @@ def _through_soft_targets(request: LossRequest, rows: _Rows, terms: tuple[float,
             table[:, 0] = np.where(labels < 0, -1.0, weights[labels])
         else:
             (y,) = given
-            table[:, 0] = 1.0
+        ignored = table[:, 0] < 0
         slope = None
         if options.softcap is not None:
             slope = np.empty_like(x)
@@ -203,6 +206,7 @@ def _through_soft_targets(request: LossRequest, rows: _Rows, terms: tuple[float,
         if request.out is not None:
             if slope is not None:
                 x *= slope
+                x[ignored] = 0.0  # a slope of NaN leaves no zero
             blocks.write(index, x)
 
     arrays = (request.logits,) if request.probabilities is None else (request.logits, request.probabilities)

@@ -12,7 +12,7 @@ from .columns import column_fold, column_states, column_top, lanes_pair, store_s
 from .jit import by_type, inlined, piece
 from .losses import opened, row_numbers
 from .memory import load, number, store
-from .online import add_wide, empty_sum, factor_of_state, pair_product, term
+from .online import add_wide, empty_sum, factor_of_state, pair_product, term, whole
 from .simd import fma, full, narrow, select, strands, wide
 from .visits import terms_kept_in
 
@@ -59,7 +59,7 @@ def column_smoothing(like, x, m, o, i, count, weights, smooth, sums):
             total = add_wide(like, total, v if weight == 0.0 else v * weight)
         store_sum(like, sums, k, total)
     s, rest = column_fold(like, sums, min(w, n))
-    return s + rest
+    return whole(s, rest)
 
 
 @inlined

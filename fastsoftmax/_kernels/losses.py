@@ -41,6 +41,7 @@ from .online import (
     plus,
     scaled,
     term,
+    whole,
 )
 from .rows import nan_of, row_state, state_of_sums, worth_pipelining
 from .shuffles import repeated
@@ -125,7 +126,7 @@ def smoothing_sum(like, x, row, m, weights, smooth):
         v = wide(load(like, x, (row, j), n - j, m))
         total = add_wide(like, total, weighed(m - v, weights, j, n - j))
     s, rest = across(like, total)
-    return s + rest
+    return whole(s, rest)
 
 
 @inlined

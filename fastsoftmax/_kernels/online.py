@@ -202,6 +202,12 @@ def across(like, total):
     return compensated
 
 
+@inlined
+def whole(total, rest):
+    """A sum and its rest as one number; with an infinity the rest is NaN and means nothing."""
+    return select(total - total == 0.0, total + rest, total)
+
+
 # -- from sums to results, in float64: scalars for a row, vectors for columns ------------------------------
 
 

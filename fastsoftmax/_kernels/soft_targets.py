@@ -17,7 +17,7 @@ from .elementary import exp_and_rest, exp_pair, log_pair
 from .jit import inlined, piece
 from .losses import weighed
 from .memory import load, number, put, store, view
-from .online import across, add, empty_sum, log_others, log_total
+from .online import across, add, empty_sum, log_others, log_total, whole
 from .rows import row_state
 from .simd import doubles, full, select, width
 
@@ -41,7 +41,7 @@ def focal(nll, p, others, gamma):
 
 @inlined
 def parts(like, x, y, weights, row, j, count, m, log, terms):
-    """``a * (1 - p)**g * nll``, h and p of the classes from `j` on."""
+    """``a * (1 - p)**g * nll``, h, p and 1 - p of the classes from `j` on."""
     a = shares(like, y, weights, row, j, count, terms)
     nll = (m - load(like, x, (row, j), count, -np.inf)) + log
     p, others = exp_and_rest(0.0 - nll)
@@ -51,7 +51,7 @@ def parts(like, x, y, weights, row, j, count, m, log, terms):
         h, value = h * power * (1.0 + terms[5] * ratio), value * power
     nothing = a == 0.0  # also where nll is infinite, as it is in absent lanes
     zero = full(like, 0.0)
-    return select(nothing, zero, value), select(nothing, zero, h), p
+    return select(nothing, zero, value), select(nothing, zero, h), p, others
 
 
 @piece
@@ -69,17 +69,18 @@ def soft_row(x, y, table, more, weights, terms, row, gradient):
     ignored = mass < 0.0
     loss, slopes = empty_sum(like), empty_sum(like)
     for j in range(0, n, w):
-        value, h, _ = parts(like, x, y, weights, row, j, n - j, m, log, terms)
+        value, h, _, _ = parts(like, x, y, weights, row, j, n - j, m, log, terms)
         loss, slopes = add(loss, value), add(slopes, h)
     total, rest = across(like, loss)
     penalty = terms[3] * max(mass, 0.0) * lse
-    put(table, (row, 0), 0.0 if ignored else (total + rest) + penalty * lse + (m - m))
+    put(table, (row, 0), 0.0 if ignored else whole(total, rest) + penalty * lse + (m - m))
     if gradient:
         total, rest = across(like, slopes)
         pull = (total + rest) - 2.0 * penalty
         for j in range(0, n, w):
-            _, h, p = parts(like, x, y, weights, row, j, n - j, m, log, terms)
-            g = (h - p * pull) * factor + (m - m)
+            _, h, p, others = parts(like, x, y, weights, row, j, n - j, m, log, terms)
+            # h - p*pull, without the difference of two equal numbers where p is near 1.
+            g = (h * others - p * (pull - h)) * factor + (m - m)
             store(x, (row, j), full(like, 0.0) if ignored else g, n - j)
 
 
@@ -111,4 +112,4 @@ def sum_rows(values, out):
         for j in range(0, n, width(like)):
             total = add(total, load(like, numbers, (row, j), n - j, 0.0))
         s, rest = across(like, total)
-        put(view(out), (row, 0), s + rest)
+        put(view(out), (row, 0), whole(s, rest))
