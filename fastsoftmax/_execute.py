@@ -338,6 +338,9 @@ def compile_all(dtypes: tuple[str, ...]) -> None:
         ]:
             for threaded in parallel:
                 kernel.compiled(dtype, False, threaded)
+        ROWS_OF_BLOCKS.compiled(dtype, False, False)
+    for kernel in (READ_LABELS, SUM, SOFT_TARGETS, CAP):
+        kernel.compiled("float64", False, False)
 
 
 def cache_folder() -> str | None:

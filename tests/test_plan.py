@@ -80,7 +80,9 @@ def test_a_plan_is_a_value_that_says_why() -> None:
 def test_every_plan_names_a_kernel() -> None:
     for operation in KERNELS:
         for rows, classes, threads, *_ in ROW_REGIONS:
-            assert _plan.rows(operation, "float32", rows, classes, threads).kernel in KERNELS[operation]
+            kernel = _plan.rows(operation, "float32", rows, classes, threads).kernel
+            # A loss without a gradient is known after the states of the blocks: there is no last launch.
+            assert kernel in KERNELS[operation] or (operation, kernel) == ("cross_entropy", "split")
 
 
 CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
