@@ -11,8 +11,9 @@ from __future__ import annotations
 from .columns import column_fold, load_sum, store_sum
 from .jit import inlined, piece
 from .memory import lanes_of, load, store
-from .online import across, add, empty_sum, frame, shrink_of, term
+from .online import across, add, empty_sum, frame, term
 from .simd import full, narrow, strands, width
+from .state import shrink_of
 
 
 @inlined

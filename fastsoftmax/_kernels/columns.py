@@ -10,25 +10,12 @@ import numpy as np
 
 from .jit import by_type, inlined, piece
 from .memory import load, store, terms_in, view
-from .online import (
-    add,
-    at_infinity,
-    bigger,
-    empty_sum,
-    factor_of,
-    frame,
-    join,
-    log_others,
-    log_total,
-    others,
-    scaled,
-    shrink_of,
-    term,
-)
+from .online import add, bigger, empty_sum, frame, join, scaled, term
 from .rows import NEAR_ZERO, refined
 from .shuffles import any_lane, lane, with_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide, width
-from .visits import keep, log_probability, terms_kept_in, without_top
+from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus
+from .visits import keep, log_probability, normal, terms_kept_in, without_top
 
 # -- the visits of a vector of columns ---------------------------------------------------------------------
 
@@ -183,7 +170,7 @@ def lanes_pair(like, value, rest):
 
     def single(like, value, rest):
         high = narrow(like, value)
-        return high, narrow(like, (value - wide(high)) + rest)
+        return high, narrow(like, normal(like, plus(value - wide(high), rest)))
 
     return single
 
@@ -205,9 +192,9 @@ def column_factor(like, total, lost):
 def column_state(like, total, tops, top, shape, nan, scale):
     """The states ``(m, r, rest)`` of the columns: as `state_of_sums` of rows."""
     m = wide(top)
-    z, tail = scaled(m - wide(shape[0]), scale)
-    r, r_rest = others(wide(tops), total[0], total[1], z, tail, wide(shape[3]), shrink_of(like))
-    return m, at_infinity(m, r, wide(nan)), select(m - m == 0.0, r_rest, full(m, 0.0))
+    z, tail = scaled(m - wide(shape.shift), scale)
+    r, r_rest = others(like, wide(tops), total[0], total[1], z, tail, wide(shape.k))
+    return m, at_infinity(m, r, wide(nan)), finite_rest(m, r_rest)
 
 
 @inlined
@@ -239,7 +226,7 @@ def softmax_columns(like, x, out, o, i, count, place, scale, sums):
     shape = frame(top, scale)
     kept = terms_kept_in(out)
     total, _ = column_sum(like, x, kept, None, o, i, count, shape, scale, sums)
-    factor = column_factor(like, total, shape[4])
+    factor = column_factor(like, total, shape.lost)
     if kept is None:
         write_softmax(like, x, out, o, i, count, shape, scale, factor)
     else:

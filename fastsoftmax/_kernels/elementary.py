@@ -96,7 +96,16 @@ def polynomial(coefficients: tuple[Any, ...]) -> Any:
     return inlined(lambda r: fma(inner(r), r, first))
 
 
-CURVES = {c: polynomial(c.coefficients) for c in (SINGLE, DOUBLE)}
+def polynomial_in_square(coefficients: tuple[Any, ...]) -> Any:
+    """The same from r and r*r: a chain of half as many dependent operations, and no more of them."""
+    pair, rest = polynomial(coefficients[:2]), coefficients[2:]
+    if not rest:
+        return inlined(lambda r, square: pair(r))
+    inner = polynomial_in_square(rest)
+    return inlined(lambda r, square: fma(inner(r, square), square, pair(r)))
+
+
+CURVES = {c: polynomial_in_square(c.coefficients) for c in (SINGLE, DOUBLE)}
 
 
 @by_type
@@ -113,6 +122,23 @@ def nearest_exponent(v):
 
 
 @by_type
+def nearest_power(v, magic):
+    """``k = round(v / ln 2)``, and the power of two whose exponent field is k and what `magic` holds besides.
+
+    Whatever whole number is added to 1.5 * 2**mantissa comes out in the lowest bits, and moves to where an exponent
+    stands without another addition.
+    """
+    c = constants_of(v)
+    log2e, mantissa = c.log2e, c.mantissa
+
+    def nearest(v, magic):
+        shifted = fma(v, log2e, magic)
+        return shifted - magic, from_bits(bits(shifted) << mantissa)
+
+    return nearest
+
+
+@by_type
 def exp_near(v, tail, k):
     """``exp(v + tail) * 2**-k - 1`` for the `k` of `nearest_exponent`; `tail` is what `v` lost to rounding, or None."""
     c = constants_of(v)
@@ -120,11 +146,11 @@ def exp_near(v, tail, k):
 
     def plain(v, tail, k):
         r = fma(k, ln2_rest, fma(k, ln2, v))
-        return fma(curve(r), r * r, r)
+        return fma(curve(r, r * r), r * r, r)
 
     def tailed(v, tail, k):
         r = fma(k, ln2_rest, fma(k, ln2, v)) + tail
-        return fma(curve(r), r * r, r)
+        return fma(curve(r, r * r), r * r, r)
 
     return plain if isinstance(tail, types.NoneType) else tailed
 
@@ -158,6 +184,14 @@ def exp_pair(v, tail):
 
 
 @inlined
+def exp_normal(v):
+    """``exp(v)`` for ``v <= 0`` in float64; 1e-304 and no less."""
+    v = select(v < -700.0, full(v, -700.0), v)
+    k, exponent = nearest_exponent(v)
+    return (exp_near(v, None, k) + 1.0) * from_bits(bits(full(v, 1.0)) + exponent)
+
+
+@inlined
 def exp_and_rest(v):
     """``exp(v)`` and ``1 - exp(v)`` for ``v <= 0`` in float64, both with all digits."""
     e, rest = exp_pair(v, None)
@@ -183,6 +217,21 @@ def log_pair(whole, lost):
     low = low + (s * fma(_ATANH(z), z, square) - square) + fma(k, _LN2_SHORT_REST, lost / whole)
     total = lead + low
     return total, (lead - total) + low
+
+
+@inlined
+def log1p(r):
+    """``log(1 + r)`` in float64 for ``r > -1``, within 2 ulp; NaN from 2**1023 up."""
+    whole, lost = two_sum(full(r, 1.0), r)
+    exponent = ((bits(whole) + 0x95F619980C433) >> 52) - 1023
+    f = from_bits(bits(whole) - (exponent << 52)) - 1.0
+    s = f / (f + 2.0)
+    z = s * s
+    square = 0.5 * f * f
+    k = from_bits(exponent + _MAGIC_BITS) - _MAGIC
+    # What the sum lost matters where it is next to 1, and there it need not be divided by it.
+    low = lost * from_bits((1023 - exponent) << 52)
+    return fma(k, _LN2_SHORT, f - (square - fma(s, fma(_ATANH(z), z, square), fma(k, _LN2_SHORT_REST, low))))
 
 
 @inlined

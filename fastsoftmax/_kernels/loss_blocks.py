@@ -21,7 +21,7 @@ def row_of_blocks(x, states, row, extra):
     """Between the launches: the loss of a row, and in ``states[row, 0, 3:]`` what its gradient is written with."""
     table, _, weights, terms, scale = opened(extra)
     like = lanes_of(x)
-    state = merged(states, row, scale)
+    state = merged(like, states, row, scale)
     x_t = target_logit(x, row, number(table, (row, 0)))
     smoothing = smoothing_sum(like, x, row, state[0], weights, terms[1])
     label, a, smooth, at_target = settle(row, state, x_t, smoothing, extra)
@@ -39,7 +39,7 @@ def gradient_blocks(x, out, states, row, start, stop, extra):
     if label < 0:
         write_zeros(like, x, out, row, start, stop, None)
         return
-    state = merged(states, row, scale)
+    state = merged(like, states, row, scale)
     shape = frame(full(like, state[0]), scale)
     a, smooth, at_target = states[row, 0, 4], states[row, 0, 5], states[row, 0, 6]
     write_gradient(like, x, out, None, row, start, stop, state, shape, a, smooth, weights, scale)

@@ -10,10 +10,12 @@ import numpy as np
 
 from .columns import column_fold, column_states, column_top, lanes_pair, store_sum
 from .jit import by_type, inlined, piece
-from .losses import opened, row_numbers
+from .loss_numbers import row_numbers
+from .losses import opened
 from .memory import load, number, store
-from .online import add_wide, empty_sum, factor_of_state, pair_product, term, whole
+from .online import add_wide, empty_sum, term, whole
 from .simd import fma, full, narrow, select, strands, wide
+from .state import factor_of_state, product
 from .visits import terms_kept_in
 
 
@@ -79,10 +81,9 @@ def term_at(like, x, kept, o, j, i, count, shape, scale):
 def whole_gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_target, factor, extra):
     """The gradient of the columns: ``a * p - smooth * w``, the target's entry apart, nothing where ignored."""
     _, _, weights, terms, scale = opened(extra)
-    q, rest = factor_of_state(like, state, wide(shape[0]), wide(shape[3]), scale)
+    q, rest = factor_of_state(like, state, wide(shape.shift), wide(shape.k), scale)
     a = a * factor
-    product, lost = pair_product(q, rest, a, 0.0)
-    high, low = lanes_pair(like, product, lost)
+    high, low = lanes_pair(like, *product(q, rest, a))
     smooth = terms[1] * factor
     entry = narrow(like, at_target * factor)
     plain = narrow(like, 0.0 - smooth)

@@ -25,35 +25,22 @@ from __future__ import annotations
 import numpy as np
 from numba.core import types
 
-from .elementary import exp_and_rest, two_sum
+from .in_step import in_step, worth_pipelining
 from .jit import by_type, inlined, piece
 from .lengths import SHORT_ROW
+from .loss_numbers import row_numbers
 from .memory import lanes_of, load, number, put, store
-from .online import (
-    across,
-    add_wide,
-    empty_sum,
-    factor_of_state,
-    frame,
-    log_others,
-    log_total,
-    pair_product,
-    plus,
-    scaled,
-    term,
-    whole,
-)
-from .rows import nan_of, row_state, state_of_sums, worth_pipelining
+from .online import across, add_wide, empty_sum, frame, term, whole
+from .rows import nan_of, row_state, state_of_sums
 from .shuffles import repeated
 from .simd import HalfType, fma, full, narrow, select, wide, width
+from .state import factor_of_state, product
 from .visits import (
     along,
     probability,
     repeated_frame,
-    row_sum,
     row_top,
     scalar,
-    scale_row,
     spread,
     terms_kept_in,
     three_visits,
@@ -86,33 +73,7 @@ def opened(extra):
     return lambda extra: (extra[0], extra[1], extra[2], extra[3:9], extra[9:13])
 
 
-# -- the numbers of a row: scalars in rows, vectors in columns ---------------------------------------------
-
-
-@inlined
-def row_numbers(state, x_t, w_t, smoothing, terms, scale):
-    """The loss, the log-sum-exp, ``a`` and the target's entry of the gradient, all in float64.
-
-    `smoothing` is the sum of ``w * (m - x)``.
-    """
-    m, r, rest = state
-    hit, smooth, smooth_weight, z, _, _ = terms
-    distance, lost = two_sum(m, 0.0 - x_t)
-    d, tail = scaled(distance, scale)
-    spread_out, _ = scaled(smoothing, scale)
-    log, log_rest = log_others(r, rest)
-    nll, low = two_sum(d, log)
-    low = plus((low + log_rest) + scaled(lost, scale)[0], tail)
-    # With an infinity the rests are NaN and mean nothing; with an infinite maximum there is no loss.
-    low = select(nll - nll == 0.0, low, full(m, 0.0))
-    nll = (nll + low) + (m - m)
-    lse = log_total(m, r, rest, scale)
-    p, others = exp_and_rest(0.0 - nll)
-    share = hit * w_t
-    penalty = z * w_t * lse
-    loss = share * nll + (smooth * spread_out + smooth_weight * log) + penalty * lse
-    a = share + smooth_weight + 2.0 * penalty
-    return loss, lse, a, (a - share) * p - share * others - smooth * w_t
+# -- the numbers of a row ----------------------------------------------------------------------------------
 
 
 @inlined
@@ -177,9 +138,8 @@ write_plain, write_weighted = along(gradient_at), along(weighted_gradient_at)
 @inlined
 def gradient_factor(like, state, shape, a, smooth, scale):
     """What turns terms into ``a * p - smooth``: a pair and what is added."""
-    q, rest = factor_of_state(like, state, scalar(shape[0]), scalar(shape[3]), scale)
-    product, lost = pair_product(q, rest, a, 0.0)
-    high, low = spread(like, product, lost)
+    q, rest = factor_of_state(like, state, scalar(shape.shift), scalar(shape.k), scale)
+    high, low = spread(like, *product(q, rest, a))
     return high, low, full(like, 0.0 - smooth)
 
 
@@ -259,57 +219,81 @@ def no_zeros(like, x, out, row, start, stop, more):
     return None
 
 
-@inlined
-def run_in_step(x, out, row, last, extra, next_row):
-    """Gradients without class weights, of rows that fit in cache: one is written while the next is summed.
+@piece
+def next_gradient(x, out, row, last, extra):
+    """The first row from `row` on that must be looked at; those before it are ignored, their results 0."""
+    return next_to_look_at(x, out, row, last, extra, write_zeros)
 
-    So the numbers of a row, a chain of some hundred cycles, have the time of a row to finish.
-    """
-    like, n = lanes_of(x), x.shape[1]
-    table, _, weights, terms, scale = opened(extra)
-    top = row_top(like, x, min(row, last - 1), 0, n)
-    factor, entry = (full(like, 0.0), full(like, 0.0), full(like, 0.0)), 0.0
-    behind, target = -1, np.int64(0)
-    while row < last:
-        ahead = next_row(x, out, row + 1, last, extra)
-        x_t = target_logit(x, row, number(table, (row, 0)))
-        smoothing = smoothing_sum(like, x, row, scalar(top), weights, terms[1])
-        nan = nan_of(like, x, row, 0, n, scalar(top))
-        shape, nearest = frame(top, scale), min(ahead, last - 1)
-        if behind >= 0:
-            total, rest, count, top_ahead = three_visits(like, x, out, top, row, nearest, behind, shape, scale, factor)
-            put(out, (behind, target), entry)
-        else:
-            total, rest, count = row_sum(like, x, out, top, row, 0, n, shape, scale)
-            top_ahead = row_top(like, x, nearest, 0, n)
-        state = state_of_sums(like, nan, top, shape, total, rest, count, scale)
-        target, a, smooth, entry = settle(row, state, x_t, smoothing, extra)
-        factor = gradient_factor(like, state, shape, a, smooth, scale)
-        behind, row, top = row, ahead, top_ahead
-    if behind >= 0:
-        scale_row(like, x, out, behind, 0, n, factor)
-        put(out, (behind, target), entry)
+
+@inlined
+def next_to_look_at(x, out, row, last, extra, zeros):
+    table, more = extra[0], extra[1]
+    while row < last and more.shape[0] == 0 and number(table, (row, 0)) < 0.0:
+        put(table, (row, 0), 0.0)
+        zeros(lanes_of(x), x, out, row, 0, x.shape[1], None)
+        row += 1
+    return row
+
+
+@inlined
+def look(like, x, row, top, extra):
+    """What is asked of a row before its terms are kept: the target's logit, the smoothing sum, a NaN hidden by +inf."""
+    table, _, weights, terms, _ = opened(extra)
+    x_t = target_logit(x, row, number(table, (row, 0)))
+    smoothing = smoothing_sum(like, x, row, scalar(top), weights, terms[1])
+    return x_t, smoothing, nan_of(like, x, row, 0, x.shape[1], scalar(top))
+
+
+@inlined
+def counted(top):
+    return top
+
+
+@inlined
+def state_and_numbers(like, row, seen, top, shape, total, rest, count, extra):
+    x_t, smoothing, nan = seen
+    state = state_of_sums(like, nan, top, shape, total, rest, count, opened(extra)[4])
+    return state, settle(row, state, x_t, smoothing, extra)
+
+
+@inlined
+def settle_gradient(like, row, seen, top, shape, total, rest, count, extra):
+    state, (target, a, smooth, entry) = state_and_numbers(like, row, seen, top, shape, total, rest, count, extra)
+    return gradient_factor(like, state, shape, a, smooth, opened(extra)[4]), target, entry
+
+
+@inlined
+def put_entry(out, row, target, entry):
+    put(out, (row, target), entry)
+
+
+@inlined
+def no_factor(like):
+    return (like, like, like), np.int64(0), 0.0
+
+
+gradients_in_step = in_step(next_gradient, look, counted, settle_gradient, put_entry, no_factor)
 
 
 @by_type
-def in_step(x, out, row, last, extra, next_row):
-    """`run_in_step` where that is possible and worth it; whether it was."""
+def perhaps_in_step(x, out, row, last, extra):
+    """Gradients without class weights, of rows that fit in cache, in step; whether that was possible and worth it."""
     if isinstance(out.dtype, HalfType):  # which cannot keep terms
-        return lambda x, out, row, last, extra, next_row: False
+        return lambda x, out, row, last, extra: False
 
-    def perhaps(x, out, row, last, extra, next_row):
-        _, more, weights, terms, _ = opened(extra)
+    def perhaps(x, out, row, last, extra):
+        _, more, weights, terms, scale = opened(extra)
         plain = more.shape[0] == 0 and (weights.shape[0] == 0 or terms[1] == 0.0)
         if not plain or not worth_pipelining(x.shape[1], last - row):
             return False
-        run_in_step(x, out, row, last, extra, next_row)
+        gradients_in_step(x, out, row, last, scale, extra)
         return True
 
     return perhaps
 
 
 @inlined
-def never_in_step(x, out, row, last, extra, next_row):
+def never_in_step(x, out, row, last, extra):
     return False
 
 
@@ -318,13 +302,7 @@ def over_losses(room, gradient, zeros, faster):
 
     @piece
     def next_row(x, out, row, last, extra):
-        """The first row from `row` on that must be looked at; those before it are ignored, their results 0."""
-        table, more = extra[0], extra[1]
-        while row < last and more.shape[0] == 0 and number(table, (row, 0)) < 0.0:
-            put(table, (row, 0), 0.0)
-            zeros(lanes_of(x), x, out, row, 0, x.shape[1], None)
-            row += 1
-        return row
+        return next_to_look_at(x, out, row, last, extra, zeros)
 
     @piece
     def run(x, out, first, last, extra):
@@ -341,22 +319,18 @@ def over_losses(room, gradient, zeros, faster):
                 gradient(like, x, out, None, row, state, shape, numbers, extra)
                 row = next_row(x, out, row + 1, last, extra)
             return
-        if faster(x, out, row, last, extra, next_row):
+        if faster(x, out, row, last, extra):
             return
         kept = room(out)
         top = row_top(like, x, min(row, last - 1), 0, n)
         while row < last:
             ahead = next_row(x, out, row + 1, last, extra)
-            # What is asked of x is asked before its terms are kept, perhaps in its place.
-            x_t = target_logit(x, row, number(table, (row, 0)))
-            smoothing = smoothing_sum(like, x, row, scalar(top), weights, terms[1])
-            nan = nan_of(like, x, row, 0, n, scalar(top))
+            seen = look(like, x, row, top, extra)
             shape = frame(top, scale)
             total, rest, count, top_ahead = three_visits(
                 like, x, kept, top, row, min(ahead, last - 1), row, shape, scale, None
             )
-            state = state_of_sums(like, nan, top, shape, total, rest, count, scale)
-            numbers = settle(row, state, x_t, smoothing, extra)
+            state, numbers = state_and_numbers(like, row, seen, top, shape, total, rest, count, extra)
             gradient(like, x, out, kept, row, state, shape, numbers, extra)
             row, top = ahead, top_ahead
 
@@ -364,4 +338,4 @@ def over_losses(room, gradient, zeros, faster):
 
 
 loss_rows = over_losses(nowhere, no_gradient, no_zeros, never_in_step)
-loss_with_gradient_rows = over_losses(terms_kept_in, whole_gradient, write_zeros, in_step)
+loss_with_gradient_rows = over_losses(terms_kept_in, whole_gradient, write_zeros, perhaps_in_step)

@@ -17,21 +17,20 @@ largest term out of `r` keeps the digits of a log-probability near zero (scipy#1
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from numba.core import types
 
 from .elementary import (
-    DOUBLE,
-    SINGLE,
     constants_of,
     exp_near,
-    exp_pair,
-    log1p_pair,
     nearest_exponent,
+    nearest_power,
     two_sum,
 )
 from .jit import by_type, inlined
 from .shuffles import lane, part, rotate
-from .simd import doubles, fma, from_bits, full, is_single, select, wide
+from .simd import doubles, fma, full, is_single, select, wide
 
 # From here on m itself is taken out of x: x - m is then exact for every x whose term counts (Sterbenz), while
 # the whole number nearest x / ln 2 would soon have no place left in the mantissa.
@@ -81,11 +80,11 @@ def two_to_headroom(like):
 
 
 @by_type
-def factor_of_top(exponent):
-    """The bits of ``2**headroom``, less those of the exponent of the maximum."""
-    c = SINGLE if is_single(exponent) else DOUBLE
-    pattern = (c.bias + c.headroom) << c.mantissa
-    return lambda exponent: pattern - exponent
+def rounding_constant(like):
+    """The `magic` of `elementary`, with what an exponent field needs besides its exponent."""
+    c = constants_of(like)
+    magic = float(c.magic) + c.bias + c.headroom
+    return lambda like: magic
 
 
 @by_type
@@ -96,35 +95,49 @@ def unscaled(z, scale):
     return lambda z, scale: z * (1.0 / scale[2])
 
 
+class Frame(NamedTuple):
+    """What turns x into terms: a term is ``exp((x - shift) * scale) * 2**(headroom - k)``.
+
+    Adding `magic` rounds to a whole number and leaves the exponent of the term where that of a floating number is.
+    At the `floor`, the middle of the interval that rounds to the exponent of no bits, a term is exactly 0.
+    """
+
+    shift: Any
+    floor: Any
+    magic: Any
+    k: Any  # the exponent of the maximum itself
+    peak: Any  # the term of the maximum
+    lost: Any  # what that lost when it was rounded: where it is most of the sum, it is most of the sum's error
+
+
 @inlined
 def frame(top, scale):
-    """What turns x into terms, from the row's maximum: the shift, the floor, the factor's bits, k, and what is lost.
-
-    A term is ``exp((x - shift) * scale) * 2**(headroom - k)``, with k the exponent of the maximum itself. At the
-    floor, the middle of the interval that rounds to the exponent of no bits, a term is exactly 0. What the term of
-    the maximum loses when it is rounded is given apart: where that term is most of the sum, it is most of the
-    sum's error.
-    """
+    """The frame of a row, from its maximum."""
     z, _ = scaled(top, scale)
     size = select(z < 0.0, 0.0 - z, z)
     shift = select(size < FAR, full(top, 0.0), top)
     z, tail = scaled(top - shift, scale)
-    k, exponent = nearest_exponent(z)
+    k, _ = nearest_exponent(z)
     floor = unscaled((k + zero_exponent(top)) * LN2, scale)
     t = exp_near(z, tail, k)
-    lost = (t - ((t + 1.0) - 1.0)) * two_to_headroom(top)
-    return shift, floor, factor_of_top(exponent), k, lost
+    one = two_to_headroom(top)
+    return Frame(
+        shift=shift,
+        floor=floor,
+        magic=full(top, rounding_constant(top)) - k,
+        k=k,
+        peak=fma(t, one, one),
+        lost=(t - ((t + 1.0) - 1.0)) * one,
+    )
 
 
 @inlined
 def term(x, frame, scale):
     """The lanes of x as terms; exactly 0 from the floor down, so that -inf and absent lanes leave no trace."""
-    shift, floor, factor, _, _ = frame
-    v = x - shift
-    z, tail = scaled(select(v < floor, floor, v), scale)
-    k, exponent = nearest_exponent(z)
-    scale_of_term = from_bits(exponent + factor)
-    return fma(exp_near(z, tail, k), scale_of_term, scale_of_term)
+    v = x - frame.shift
+    z, tail = scaled(select(v < frame.floor, frame.floor, v), scale)
+    k, power = nearest_power(z, frame.magic)
+    return fma(exp_near(z, tail, k), power, power)
 
 
 # -- sums of terms -----------------------------------------------------------------------------------------
@@ -206,126 +219,3 @@ def across(like, total):
 def whole(total, rest):
     """A sum and its rest as one number; with an infinity the rest is NaN and means nothing."""
     return select(total - total == 0.0, total + rest, total)
-
-
-# -- from sums to results, in float64: scalars for a row, vectors for columns ------------------------------
-
-
-@inlined
-def reciprocal(total, rest):
-    """``1 / (total + rest)`` as a pair."""
-    total, rest = two_sum(total, rest)
-    q = 1.0 / total
-    return q, (fma(0.0 - q, total, 1.0) - q * rest) * q
-
-
-@by_type
-def factor_of(total, rest):
-    """``1 / (total + rest)`` as a pair, from a pair of lanes: float32 lanes need no more than float32 division."""
-    if not is_single(total):
-        return lambda total, rest: reciprocal(total, rest)
-
-    def single(total, rest):
-        q = 1.0 / total
-        return q, q * (fma(0.0 - q, total, 1.0) - q * rest)
-
-    return single
-
-
-@inlined
-def pair_product(a, a_rest, b, b_rest):
-    """The product of two pairs, as a pair."""
-    p = a * b
-    return p, fma(a, b, 0.0 - p) + (a * b_rest + a_rest * b)
-
-
-@inlined
-def top_term(z, tail, k):
-    """The term of the maximum without its headroom: ``exp(z + tail) * 2**-k`` as a pair."""
-    t = exp_near(z, tail, k)
-    e = t + 1.0
-    return e, t - (e - 1.0)
-
-
-@inlined
-def others(count, total, rest, z, tail, k, shrink):
-    """The sum of ``exp(x - m)`` over all terms of a row but one that is the maximum m, as a pair.
-
-    `count` terms equal the maximum, the sum of the others is ``(total + rest) / shrink``; shrink is 2**-headroom.
-    """
-    e, e_rest = top_term(z, tail, k)
-    total, rest = total * shrink, rest * shrink
-    q = total / e
-    q_rest = ((fma(0.0 - q, e, total) + rest) - q * e_rest) / e
-    s, lost = two_sum(count - 1.0, q)
-    return s, lost + q_rest
-
-
-@by_type
-def shrink_of(like):
-    """``2**-headroom`` in float64."""
-    factor = 2.0 ** -constants_of(like).headroom
-    return lambda like: factor
-
-
-@inlined
-def at_infinity(m, r, nan):
-    """`r`, or what stands for it where the maximum is infinite: a NaN if the row holds one, -1 for a row of -inf."""
-    kind = select(m < 0.0, full(m, -1.0), full(m, 0.0))
-    kind = select(nan == nan, kind, nan)
-    return select(m - m == 0.0, r, kind)
-
-
-@inlined
-def log_others(r, rest):
-    """``log(1 + r)`` as a pair; 0 for the -1 of a row of -inf."""
-    log, log_rest = log1p_pair(r, rest)
-    empty = r == full(r, -1.0)
-    return select(empty, full(r, 0.0), log), select(empty, full(r, 0.0), log_rest)
-
-
-@inlined
-def log_total(m, r, rest, scale):
-    """The log-sum-exp ``m * scale + log(1 + r)``, rounded once to float64."""
-    z, tail = scaled(m, scale)
-    log, log_rest = log_others(r, rest)
-    s, lost = two_sum(z, log)
-    # With an infinity the rounding errors are NaN, and the sum alone is right.
-    return select(m - m == 0.0, plus(s + (lost + log_rest), tail), s)
-
-
-@by_type
-def plus(v, tail):
-    """``v + tail``, or `v` where there is no tail."""
-    if isinstance(tail, types.NoneType):
-        return lambda v, tail: v
-    return lambda v, tail: v + tail
-
-
-@inlined
-def factor_of_state(like, state, shift, k, scale):
-    """What turns the terms of a row into its probabilities, ``2**-headroom / (exp(m) * (1 + r))``, as a pair."""
-    m, r, rest = state
-    z, tail = scaled(m - shift, scale)
-    e, e_rest = top_term(z, tail, k)
-    one, lost = two_sum(full(m, 1.0), r)
-    total, total_rest = pair_product(e, e_rest, one, lost + rest)
-    q, q_rest = reciprocal(total, total_rest)
-    return q * shrink_of(like), q_rest * shrink_of(like)
-
-
-@inlined
-def merge(a, b, scale):
-    """The state ``(m, r, rest)`` of two blocks from their states, all scalars."""
-    high, low = (a, b) if a[0] >= b[0] else (b, a)
-    if low[0] == high[0]:
-        w, w_rest = 1.0, 0.0
-    else:
-        distance, lost = two_sum(low[0], 0.0 - high[0])
-        z, tail = scaled(distance, scale)
-        z_lost, _ = scaled(select(lost == lost, lost, 0.0), scale)
-        w, w_rest = exp_pair(z, plus(z_lost, tail))
-    one, one_rest = two_sum(1.0, low[1])
-    p, p_rest = pair_product(one, one_rest + low[2], w, w_rest)
-    s, lost = two_sum(high[1], p)
-    return high[0], s, lost + p_rest + high[2]

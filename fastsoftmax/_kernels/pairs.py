@@ -32,7 +32,7 @@ def softmax_pairs_at(like, x, out, row, count, scale):
     v = load(like, x, (row, 0), count, 0.0)
     shape = frame(bigger(rotate(v, 1), v), scale)
     e = term(v, shape, scale)
-    q, rest = column_factor(like, sums(e), shape[4])
+    q, rest = column_factor(like, sums(e), shape.lost)
     store(out, (row, 0), fma(e, q, e * rest), count)
 
 

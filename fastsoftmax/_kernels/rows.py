@@ -7,23 +7,14 @@ fewer than threads the blocks of a row are shared out (`split`).
 
 from __future__ import annotations
 
+from .in_step import in_step, worth_pipelining
 from .jit import by_type, inlined, piece
 from .lengths import BLOCK, SHORT_ROW
 from .memory import lanes_of, load, store
-from .online import (
-    at_infinity,
-    factor_of,
-    factor_of_state,
-    frame,
-    log_others,
-    log_total,
-    merge,
-    others,
-    scaled,
-    shrink_of,
-)
+from .online import frame, scaled
 from .shuffles import rotate
 from .simd import HalfType, doubles, full, is_single, select, width
+from .state import at_infinity, factor_of, factor_of_state, finite_rest, log_others, log_total, merge, others
 from .visits import (
     row_sum,
     row_top,
@@ -35,19 +26,6 @@ from .visits import (
     write_log_softmax,
     write_softmax,
 )
-
-# Rows of up to this many classes are worked on several at a time: six of them share the second cache. Not so longer
-# rows of whole pages: all six would be at one place of the first cache, and a load waits for any earlier
-# store whose address ends in the same twelve bits (8192x8192: 20 ms one by one, 26 in step).
-PIPELINED = 32768
-PAGE = 1024
-
-
-@inlined
-def worth_pipelining(classes, rows):
-    """Whether so many rows go faster in step."""
-    return rows >= 3 and classes <= PIPELINED and (classes <= PAGE or classes % PAGE != 0)
-
 
 # -- the state of a row ------------------------------------------------------------------------------------
 
@@ -89,11 +67,9 @@ def nan_of(like, x, row, start, stop, m):
 def state_of_sums(like, nan, top, shape, total, rest, count, scale):
     """The state of a row or block from its maximum and the sum of its other terms; `nan` is that of `nan_of`."""
     m = scalar(top)
-    z, tail = scaled(m - scalar(shape[0]), scale)
-    r, r_rest = others(count, total, rest, z, tail, scalar(shape[3]), shrink_of(like))
-    if m - m != 0.0:
-        return m, at_infinity(m, r, nan), 0.0
-    return m, r, r_rest
+    z, tail = scaled(m - scalar(shape.shift), scale)
+    r, r_rest = others(like, count, total, rest, z, tail, scalar(shape.k))
+    return m, at_infinity(m, r, nan), finite_rest(m, r_rest)
 
 
 @piece
@@ -110,7 +86,7 @@ def row_state(like, x, row, scale):
 @inlined
 def softmax_factor(like, state, shape, scale):
     """What turns the terms of a row into its probabilities: ``1 / (exp(m) * (1 + r))``."""
-    q, rest = factor_of_state(like, state, scalar(shape[0]), scalar(shape[3]), scale)
+    q, rest = factor_of_state(like, state, scalar(shape.shift), scalar(shape.k), scale)
     return spread(like, q, rest)
 
 
@@ -124,7 +100,7 @@ def softmax_one_by_one(x, out, first, last, scale):
     for row in range(first, last):
         shape = frame(row_top(like, x, row, 0, n), scale)
         total, rest, _ = row_sum(like, x, kept, None, row, 0, n, shape, scale)
-        high, low = spread(like, total, rest + scalar(shape[4]))
+        high, low = spread(like, total, rest + scalar(shape.lost))
         factor = factor_of(high, low)
         if kept is None:
             write_softmax(like, x, out, row, 0, n, (shape, scale, factor))
@@ -133,29 +109,37 @@ def softmax_one_by_one(x, out, first, last, scale):
 
 
 @inlined
-def softmax_pipelined(x, out, first, last, scale):
-    """The same for at least three rows, of which several fit in the second cache.
+def every_row(x, out, row, last, scale):
+    return row
 
-    In one loop, row r is summed, r - 2 is written and the maximum of r + 2 is found: the loads and stores of two visits
-    hide behind the arithmetic of the third, and folding sums and maxima to scalars, a chain of a hundred
-    cycles for each row, has the time of a whole row to finish.
-    """
-    n, like = x.shape[1], lanes_of(x)
-    shape = frame(row_top(like, x, first, 0, n), scale)
-    shape_next = frame(row_top(like, x, min(first + 1, last - 1), 0, n), scale)
-    factor = factor_before = spread(like, 1.0, 0.0)
-    for row in range(first, last):
-        ahead, behind = min(row + 2, last - 1), row - 2
-        if behind >= first:
-            total, rest, _, top = three_visits(like, x, out, None, row, ahead, behind, shape, scale, factor_before)
-        else:
-            total, rest, _ = row_sum(like, x, out, None, row, 0, n, shape, scale)
-            top = row_top(like, x, ahead, 0, n)
-        high, low = spread(like, total, rest + scalar(shape[4]))
-        factor_before, factor = factor, factor_of(high, low)
-        shape, shape_next = shape_next, frame(top, scale)
-    scale_row(like, x, out, last - 2, 0, n, factor_before)
-    scale_row(like, x, out, last - 1, 0, n, factor)
+
+@inlined
+def no_look(like, x, row, top, scale):
+    return None
+
+
+@inlined
+def not_counted(top):
+    return None
+
+
+@inlined
+def probabilities(like, row, seen, top, shape, total, rest, count, scale):
+    high, low = spread(like, total, rest + scalar(shape.lost))
+    return factor_of(high, low), 0, 0.0
+
+
+@inlined
+def no_entry(out, row, target, entry):
+    return None
+
+
+@inlined
+def no_factor(like):
+    return (like, like), 0, 0.0
+
+
+softmax_in_step = in_step(every_row, no_look, not_counted, probabilities, no_entry, no_factor)
 
 
 @by_type
@@ -166,7 +150,7 @@ def softmax_short_rows(x, out, first, last, scale):
 
     def short(x, out, first, last, scale):
         if worth_pipelining(x.shape[1], last - first):
-            softmax_pipelined(x, out, first, last, scale)
+            softmax_in_step(x, out, first, last, scale, scale)
         else:
             softmax_one_by_one(x, out, first, last, scale)
 

@@ -124,7 +124,7 @@ def _suffix(vector: ir.VectorType) -> str:
 _FLOAT_OPS = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
 _INT_OPS = {operator.add: "add", operator.sub: "sub", operator.lshift: "shl", operator.rshift: "ashr"}
 # As in C, only != holds for NaN.
-_COMPARISONS = {operator.lt: "<", operator.gt: ">", operator.eq: "==", operator.ne: "!="}
+_COMPARISONS = {operator.lt: "<", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!="}
 
 
 def _common(args: tuple[types.Type, ...]) -> VectorType | None:

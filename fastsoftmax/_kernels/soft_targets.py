@@ -17,9 +17,10 @@ from .elementary import exp_and_rest, exp_pair, log_pair
 from .jit import inlined, piece
 from .losses import weighed
 from .memory import load, number, put, store, view
-from .online import across, add, empty_sum, log_others, log_total, whole
+from .online import across, add, empty_sum, whole
 from .rows import row_state
 from .simd import doubles, full, select, width
+from .state import log_others, log_total
 
 
 @inlined

@@ -11,12 +11,13 @@ range the product is exact, and the bits are again the same.
 from __future__ import annotations
 
 from .elementary import power_of_two
-from .jit import inlined, piece
+from .jit import by_type, inlined, piece
 from .lengths import BLOCK
 from .memory import address, lanes_of, store
-from .online import frame, log_others, log_total, merge
+from .online import frame
 from .rows import block_state, refined, softmax_factor
-from .simd import full
+from .simd import full, is_single
+from .state import log_others, log_total, merge, plus
 from .visits import rescale_row, scalar, spread, terms_kept_in, write_log_softmax, write_softmax
 
 # A block this far below the row, in powers of two, is computed again: its factor might not be a normal number.
@@ -27,7 +28,15 @@ FAR_BELOW = 100.0
 def set_state(states, row, block, state):
     states[row, block, 0] = state[0]
     states[row, block, 1] = state[1]
-    states[row, block, 2] = state[2]
+    states[row, block, 2] = plus(0.0, state[2])
+
+
+@by_type
+def state_at(like, states, row, block):
+    """The state of a block."""
+    if is_single(like):
+        return lambda like, states, row, block: (states[row, block, 0], states[row, block, 1], None)
+    return lambda like, states, row, block: (states[row, block, 0], states[row, block, 1], states[row, block, 2])
 
 
 @piece
@@ -50,12 +59,11 @@ def state_and_terms(x, out, states, row, block, scale):
 
 
 @piece
-def merged(states, row, scale):
+def merged(like, states, row, scale):
     """The state of a row from those of its blocks."""
-    state = states[row, 0, 0], states[row, 0, 1], states[row, 0, 2]
+    state = state_at(like, states, row, 0)
     for block in range(1, states.shape[1]):
-        other = states[row, block, 0], states[row, block, 1], states[row, block, 2]
-        state = merge(state, other, scale)
+        state = merge(state, state_at(like, states, row, block), scale)
     return state
 
 
@@ -63,7 +71,7 @@ def merged(states, row, scale):
 def softmax_blocks(x, out, states, row, start, stop, scale):
     """Second launch: the probabilities of ``x[row, start:stop]``."""
     like = lanes_of(x)
-    state = merged(states, row, scale)
+    state = merged(like, states, row, scale)
     shape = frame(full(like, state[0]), scale)
     factor = softmax_factor(like, state, shape, scale)
     kept = terms_kept_in(out)
@@ -73,8 +81,8 @@ def softmax_blocks(x, out, states, row, start, stop, scale):
     for first in range(start, stop, BLOCK):
         last = min(first + BLOCK, stop)
         of_block = frame(full(like, states[row, first // BLOCK, 0]), scale)
-        below = scalar(of_block[3]) - scalar(shape[3])
-        in_place = scalar(of_block[0]) == 0.0 and scalar(shape[0]) == 0.0
+        below = scalar(of_block.k) - scalar(shape.k)
+        in_place = scalar(of_block.shift) == 0.0 and scalar(shape.shift) == 0.0
         if in_place and below >= -FAR_BELOW:
             rescale_row(like, x, out, row, first, last, (full(like, power_of_two(below)), factor))
         else:
@@ -85,7 +93,7 @@ def softmax_blocks(x, out, states, row, start, stop, scale):
 def log_softmax_blocks(x, out, states, row, start, stop, scale):
     """Second launch: the log-probabilities of ``x[row, start:stop]``."""
     like = lanes_of(x)
-    m, r, rest = merged(states, row, scale)
+    m, r, rest = merged(like, states, row, scale)
     log, log_rest = log_others(r, rest)
     write_log_softmax(like, x, out, row, start, stop, (full(like, m), spread(like, log, log_rest), scale))
 
@@ -95,6 +103,6 @@ def logsumexp_blocks(x, out, states, row, start, stop, scale):
     """Second launch: the log-sum-exp of the row, by whoever has its first block."""
     if start == 0:
         like = lanes_of(x)
-        m, r, rest = merged(states, row, scale)
+        m, r, rest = merged(like, states, row, scale)
         total = refined(like, x, row, log_total(m, r, rest, scale), scale)
         store(out, (row, 0), full(like, total), 1)

@@ -11,9 +11,10 @@ from numba.core import types
 
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
-from .online import across, add, bigger, empty_sum, scaled, term
-from .shuffles import abreast, lane, lanes_true, part, repeated, rotate
-from .simd import HalfType, fma, full, select, width
+from .online import Frame, across, add, bigger, empty_sum, scaled, term
+from .shuffles import abreast, any_lane, lane, lanes_true, part, repeated, rotate
+from .simd import HalfType, fma, full, is_single, select, width
+from .state import plus
 
 
 @inlined
@@ -102,8 +103,14 @@ def keep(out, index, e, count):
 @inlined
 def repeated_frame(shape, like):
     """The frame of a row for vectors abreast."""
-    a, b, c, d, e = shape
-    return repeated(a, like), repeated(b, like), repeated(c, like), repeated(d, like), repeated(e, like)
+    return Frame(
+        repeated(shape.shift, like),
+        repeated(shape.floor, like),
+        repeated(shape.magic, like),
+        repeated(shape.k, like),
+        repeated(shape.peak, like),
+        repeated(shape.lost, like),
+    )
 
 
 @by_type
@@ -120,19 +127,41 @@ def others_of(v, top, e):
 
 
 @inlined
-def visit(like, x, out, top, row, j, count, shape, scale):
-    """The terms of some vectors abreast, kept in `out` on the way, but for those of the maximum, which are counted."""
+def visit(like, x, out, row, j, count, shape, scale):
+    """Some vectors abreast, and their terms, kept in `out` on the way."""
     v = load(like, x, (row, j), count, -np.inf)
     e = term(v, repeated_frame(shape, like), scale)
     keep(out, (row, j), e, count)
-    return others_of(v, top, e)
+    return v, e
+
+
+@inlined
+def sum_of_four(like, e):
+    return (part(e, 0, like) + part(e, 1, like)) + (part(e, 2, like) + part(e, 3, like))
+
+
+@by_type
+def fours_of(like, v, top, e, peak):
+    """The sums of four vectors of terms, without those of the maximum if there is a `top`, and how many those are."""
+    if isinstance(top, types.NoneType):
+        return lambda like, v, top, e, peak: (sum_of_four(like, e), 0)
+
+    def counted(like, v, top, e, peak):
+        fours = sum_of_four(like, e)
+        # No sum with the term of the maximum in it is less than that term, and few others are as large.
+        if any_lane(fours >= peak):
+            e, equal = others_of(v, top, e)
+            return sum_of_four(like, e), equal
+        return fours, 0
+
+    return counted
 
 
 @inlined
 def visit4(like, x, out, top, row, j, count, shape, scale, total, tops):
     """Four vectors of terms added to the sum."""
-    e, equal = visit(abreast(like, 4), x, out, top, row, j, count, shape, scale)
-    fours = (part(e, 0, like) + part(e, 1, like)) + (part(e, 2, like) + part(e, 3, like))
+    v, e = visit(abreast(like, 4), x, out, row, j, count, shape, scale)
+    fours, equal = fours_of(like, v, top, e, shape.peak)
     return add(total, fours), tops + equal
 
 
@@ -158,19 +187,29 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     if left > 2 * w:
         return visit4(like, x, out, top, row, j, left, shape, scale, total, tops)
     if left > w:
-        e, equal = visit(abreast(like, 2), x, out, top, row, j, left, shape, scale)
+        v, e = visit(abreast(like, 2), x, out, row, j, left, shape, scale)
+        e, equal = others_of(v, top, e)
         return add(total, part(e, 0, like) + part(e, 1, like)), tops + equal
     if left > 0:
-        e, equal = visit(like, x, out, top, row, j, left, shape, scale)
+        v, e = visit(like, x, out, row, j, left, shape, scale)
+        e, equal = others_of(v, top, e)
         return add(total, e), tops + equal
     return total, tops
 
 
 @inlined
 def spread(like, q, rest):
-    """The float64 pair ``q + rest`` as a pair of vectors in the type of `like`."""
+    """The float64 pair ``q + rest`` as a pair of vectors in the type of `like`; `rest` may be None."""
     high = full(like, q)
-    return high, full(like, (q - scalar(high)) + rest)
+    return high, full(like, normal(like, plus((q - scalar(high)), rest)))
+
+
+@by_type
+def normal(like, rest):
+    """The low part of a pair, or 0 where it is subnormal in float32: many processors multiply those very slowly."""
+    if not is_single(like):
+        return lambda like, rest: rest
+    return lambda like, rest: select(rest * rest < 2.0**-252, full(rest, 0.0), rest)
 
 
 def along(at):

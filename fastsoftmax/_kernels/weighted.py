@@ -11,10 +11,11 @@ import numpy as np
 from .elementary import log_pair, two_sum
 from .jit import inlined, piece
 from .memory import load, store
-from .online import across, add, empty_sum, frame, shrink_of, term
+from .online import across, add, empty_sum, frame, term
 from .rows import nan_in
 from .shuffles import any_lane
 from .simd import doubles, fma, full, select, width
+from .state import shrink_of
 from .visits import row_top, scalar
 
 _LN2, _LN2_REST = 0.6931471805599453, 2.3190468138462996e-17
@@ -55,8 +56,8 @@ def weighted_row(a, out, row, b):
     shrink = shrink_of(like)
     log, log_rest = log_pair(abs(number) * shrink, sign * rest * shrink)
     # The terms were exp(a - shift) * 2**-k: put both back.
-    k = scalar(shape[3])
-    back, lost = two_sum(k * _LN2, scalar(shape[0]))
+    k = scalar(shape.k)
+    back, lost = two_sum(k * _LN2, scalar(shape.shift))
     lost += fma(k, _LN2, 0.0 - k * _LN2) + k * _LN2_REST
     s, lost_again = two_sum(back, log)
     write_pair(out, row, s + (lost_again + lost + log_rest), sign)

@@ -1,0 +1,82 @@
+"""Rows in a pipeline of three visits, several rows in flight.
+
+In one loop, row r is summed, the row two before it is written and the maximum of the row two after it is found. The
+loads and stores of two visits hide behind the arithmetic of the third, and what turns a sum into what is written, a
+chain of some hundred cycles for each row, has the time of a whole row to finish.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .jit import inlined
+from .memory import lanes_of
+from .online import frame
+from .visits import row_sum, row_top, scale_row, three_visits
+
+# Rows of up to this many classes are worked on several at a time: six of them share the second cache. Not so longer
+# rows of whole pages: all six would be at one place of the first cache, and a load waits for any earlier
+# store whose address ends in the same twelve bits (8192x8192: 20 ms one by one, 26 in step).
+PIPELINED = 32768
+PAGE = 1024
+
+
+@inlined
+def worth_pipelining(classes, rows):
+    """Whether so many rows go faster in step."""
+    return rows >= 3 and classes <= PIPELINED and (classes <= PAGE or classes % PAGE != 0)
+
+
+def in_step(next_row: Any, look: Any, counted: Any, settle: Any, finish: Any, nothing: Any) -> Any:
+    """The work on rows from `first` to `last` whose terms are kept in `out`.
+
+    Parameters
+    ----------
+    next_row : ``(x, out, row, last, extra) -> row``
+        The first row from `row` on that there is work for, `last` or more if none.
+    look : ``(like, x, row, top, extra) -> seen``
+        What is to be known of a row before its terms are kept, perhaps in its place.
+    counted : ``top -> top or None``
+        Whether terms of the maximum are counted and left out of the sum.
+    settle : ``(like, row, seen, top, shape, total, rest, count, extra) -> (factor, target, entry)``
+        What terms are multiplied by, and an entry that is not one of them.
+    finish : ``(out, row, target, entry) -> None``
+    nothing : ``like -> (factor, target, entry)``
+        Anything of the types that `settle` gives.
+    """
+
+    @inlined
+    def run(x, out, first, last, scale, extra):
+        like, n = lanes_of(x), x.shape[1]
+        row = first
+        ahead = next_row(x, out, row + 1, last, extra)
+        top = row_top(like, x, row, 0, n)
+        top_ahead = row_top(like, x, min(ahead, last - 1), 0, n)
+        behind, before = -1, -1
+        result, result_before = nothing(like), nothing(like)
+        while row < last:
+            beyond = next_row(x, out, ahead + 1, last, extra)
+            nearest = min(beyond, last - 1)
+            seen = look(like, x, row, top, extra)
+            shape, needed = frame(top, scale), counted(top)
+            if before >= 0:
+                total, rest, count, top_beyond = three_visits(
+                    like, x, out, needed, row, nearest, before, shape, scale, result_before[0]
+                )
+                finish(out, before, result_before[1], result_before[2])
+            else:
+                total, rest, count = row_sum(like, x, out, needed, row, 0, n, shape, scale)
+                top_beyond = row_top(like, x, nearest, 0, n)
+            result_before = result
+            result = settle(like, row, seen, top, shape, total, rest, count, extra)
+            before, behind = behind, row
+            row, ahead = ahead, beyond
+            top, top_ahead = top_ahead, top_beyond
+        if before >= 0:
+            scale_row(like, x, out, before, 0, n, result_before[0])
+            finish(out, before, result_before[1], result_before[2])
+        if behind >= 0:
+            scale_row(like, x, out, behind, 0, n, result[0])
+            finish(out, behind, result[1], result[2])
+
+    return run
