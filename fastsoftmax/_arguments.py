@@ -220,6 +220,40 @@ def plain(x: np.ndarray, out: np.ndarray) -> bool:
     return out.flags.c_contiguous and out.shape == x.shape and not np.may_share_memory(x, out)
 
 
+def rows_of(x: Any, axis: Any) -> np.ndarray | None:
+    """A contiguous array as rows of classes, if these are its last axis or all of it; None for any other."""
+    if type(x) is not np.ndarray or not x.flags.c_contiguous or not x.size or not x.ndim:
+        return None
+    if axis is None:
+        return x.reshape(1, -1)
+    if type(axis) is not int or (axis != -1 and axis != x.ndim - 1):
+        return None
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def native_name(x: np.ndarray) -> str | None:
+    """The kernels' dtype of an array that they read as it is."""
+    return _NAMES.get(x.dtype)
+
+
+def takes_the_place(out: Any, x: np.ndarray) -> bool:
+    """Whether `out` can be written while the contiguous `x` is read: `x` itself, or contiguous memory of its own."""
+    if out is x:
+        return bool(x.flags.writeable)
+    return _is_writable_like(out, x, x.shape) and not np.may_share_memory(x, out)
+
+
+def takes_sums(out: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether `out` is contiguous memory of its own for one number a row."""
+    return _is_writable_like(out, x, shape) and not np.may_share_memory(x, out)
+
+
+def _is_writable_like(out: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:
+    if type(out) is not np.ndarray or out.dtype is not x.dtype or out.shape != shape:
+        return False
+    return bool(out.flags.c_contiguous and out.flags.writeable)
+
+
 def elementwise(x: Any, axis: Any, where: Any, temperature: Any, dtype: Any, out: Any) -> Request:
     """The arguments of `softmax` and `log_softmax`."""
     array = array_of(x, "x")

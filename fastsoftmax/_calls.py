@@ -15,7 +15,7 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarr
     """The result of the simplest of calls; None if this is another one."""
     dtype = _arguments.two_axes(x, axis, out)
     if dtype is None:
-        return None
+        return _quick_rows(operation, x, axis, out)
     result = np.empty(x.shape, x.dtype) if out is None else out
     if x.size <= _plan.SMALL and _execute.run_small(operation, dtype, x, result):
         return result
@@ -23,6 +23,54 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarr
         return None
     plan = _plan.rows(operation, dtype, *x.shape, _execute.get_num_threads(), True)
     _execute.run(plan, x, result)
+    return result
+
+
+def _quick_rows(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
+    """The same for contiguous arrays of another number of axes."""
+    rows = _arguments.rows_of(x, axis)
+    if rows is None or rows is x:
+        return None
+    if out is None:
+        out = np.empty(x.shape, x.dtype)
+    elif not _arguments.takes_the_place(out, x):
+        return None
+    return None if quick(operation, rows, -1, out.reshape(rows.shape)) is None else out
+
+
+def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
+    """The log-sum-exps of contiguous rows; None if this is another call."""
+    rows = _arguments.rows_of(a, axis)
+    dtype = None if rows is None else _arguments.native_name(rows)
+    if rows is None or dtype is None:
+        return None
+    shape = () if axis is None else a.shape[:-1]
+    if out is None:
+        sums = np.empty((rows.shape[0], 1), a.dtype)
+    elif _arguments.takes_sums(out, a, shape):
+        sums = out.reshape(-1, 1)
+    else:
+        return None
+    if not (rows.size <= _plan.SMALL and _execute.run_small("logsumexp", dtype, rows, sums)):
+        plan = _plan.rows("logsumexp", dtype, *rows.shape, _execute.get_num_threads(), True)
+        _execute.run(plan, rows, sums)
+    return sums.reshape(shape)[()] if out is None else out
+
+
+def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
+    """The gradients of contiguous rows; None if this is another call."""
+    rows, outputs = _arguments.rows_of(g, axis), _arguments.rows_of(y, axis)
+    dtype = None if rows is None else _arguments.native_name(rows)
+    if rows is None or outputs is None or dtype is None or g.shape != y.shape or g.dtype is not y.dtype:
+        return None
+    if out is None:
+        result = np.empty(g.shape, g.dtype)
+    elif _arguments.takes_the_place(out, g) and (out is y or not np.may_share_memory(out, y)):
+        result = out
+    else:
+        return None
+    plan = _plan.rows(operation, dtype, *rows.shape, _execute.get_num_threads(), True)
+    _execute.run(plan, rows, result.reshape(rows.shape), outputs)
     return result
 
 

@@ -30,6 +30,7 @@ from ._kernels.loops import (
     READ_LABELS,
     ROWS_OF_BLOCKS,
     SMALL_KERNELS,
+    SMALL_LOSSES,
     SOFT_TARGETS,
     SUM,
     WEIGHTED,
@@ -300,15 +301,24 @@ def run_cap(x: np.ndarray, slope: np.ndarray, cap: float) -> None:
 
 def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: int) -> tuple[int, int, int]:
     """Labels as a table of rows; the row of the first bad one, or -1, that label, and how many rows count."""
-    found: tuple[int, int, int] = READ_LABELS.compiled("float64", False, False)(labels, table, classes, ignored)
-    return found
+    tasks = get_num_threads() if len(labels) >= MANY_LABELS else 1
+    found = np.empty((tasks, 3), np.int64)
+    _launch(READ_LABELS, "float64", False, tasks, labels, table, found, extra=(classes, ignored))
+    parts = found.tolist()
+    bad, label, _ = next((part for part in parts if part[0] >= 0), parts[0])
+    return bad, label, sum(count for _, _, count in parts)
+
+
+# Reading so many takes several times as long as a launch.
+MANY_LABELS = 32768
 
 
 def total(values: np.ndarray) -> float:
     """The sum of float64 numbers in a fixed order, with its rounding errors."""
-    out = np.empty((1, 1))
-    SUM.compiled("float64", False, False)(np.ascontiguousarray(values).reshape(1, -1), out)
-    return float(out[0, 0])
+    if values.ndim != 2 or values.shape[1] != 1 or not values.flags.c_contiguous:
+        values = np.ascontiguousarray(values).reshape(-1, 1)
+    sum_of: float = SUM.compiled("float64", False, False)(values)
+    return sum_of
 
 
 def run_small(operation: str, dtype: str, x: np.ndarray, out: np.ndarray) -> bool:
@@ -318,6 +328,17 @@ def run_small(operation: str, dtype: str, x: np.ndarray, out: np.ndarray) -> boo
         code = _small_code[operation, dtype] = SMALL_KERNELS[operation].compiled(dtype, False, False)
     done: bool = code(x, out)
     return done
+
+
+def run_small_loss(
+    operation: str, dtype: str, x: np.ndarray, labels: np.ndarray, out: np.ndarray, ignored: int
+) -> tuple[int, int, int, float]:
+    """The sum of the losses of a few plain rows, as `read_labels` with the sum last."""
+    code = _small_code.get((operation, dtype))
+    if code is None:
+        code = _small_code[operation, dtype] = SMALL_LOSSES[operation].compiled(dtype, False, False)
+    found: tuple[int, int, int, float] = code(x, labels, out, (x.shape[1], ignored))
+    return found
 
 
 _small_code: dict[tuple[str, str], Callable[..., Any]] = {}
@@ -332,6 +353,8 @@ def compile_all(dtypes: tuple[str, ...]) -> None:
     """Compile, or read from the cache, every kernel for these dtypes, serial and parallel."""
     parallel = (False, True) if _team.prange_is_safe() else (False,)
     for dtype in dtypes:
+        for kernel in (*SMALL_KERNELS.values(), *SMALL_LOSSES.values()):
+            kernel.compiled(dtype, False, False)
         for kernel in [
             *BLOCK_STATES.values(),
             *(k for layouts in KERNELS.values() for k in layouts.values()),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import _execute
 from ._arguments import (
     array_of,
     axes_of,
@@ -68,6 +69,7 @@ class LossRequest(NamedTuple):
     private: bool
     table: np.ndarray | None
     probabilities: np.ndarray | None
+    counted: int  # rows that are not ignored
     weight: np.ndarray | None
     sample_weight: np.ndarray | None
     grad_output: np.ndarray | float
@@ -107,8 +109,9 @@ def loss_request(
     ignored = _ignore_index(ignore_index)
     labels = _target(target, array.shape, rows, number)
     table = probabilities = None
+    counted = math.prod(rows)
     if labels.dtype.kind in "iu":
-        table = _table(labels, array, number, ignored)
+        table, counted = _table(labels, array, number, ignored)
     else:
         if ignored != DEFAULT_IGNORE_INDEX:
             raise ValueError(
@@ -124,6 +127,7 @@ def loss_request(
         private=False,
         table=table,
         probabilities=probabilities,
+        counted=counted,
         weight=_numbers(weight, "weight", (array.shape[number],), "one for each class"),
         sample_weight=_numbers(sample_weight, "sample_weight", rows, "one for each row"),
         grad_output=1.0,
@@ -288,15 +292,26 @@ def _fix(target: np.ndarray, shape: tuple[int, ...], axis: int) -> str:
     return "give class indices, or probabilities of the shape of the logits"
 
 
-def _table(labels: np.ndarray, logits: np.ndarray, axis: int, ignored: int) -> np.ndarray:
-    """Class indices as float64 numbers, -1 where ignored, in memory as the logits lie.
+def _table(labels: np.ndarray, logits: np.ndarray, axis: int, ignored: int) -> tuple[np.ndarray, int]:
+    """Class indices as float64 numbers, -1 where ignored, in memory as the logits lie; and how many are not ignored.
 
     This is the one time that the labels are read: what is checked here is what kernels use, whatever becomes of the
     caller's array meanwhile.
     """
     classes = logits.shape[axis]
     table = one_number_a_row(logits, axis)
+    if (
+        labels.flags.c_contiguous
+        and table.flags.c_contiguous
+        and labels.dtype == np.int64
+        and -(2**63) <= ignored < 2**63
+    ):
+        bad_row, label, counted = _execute.read_labels(labels.reshape(-1), table.reshape(-1, 1), classes, ignored)
+        if bad_row >= 0:
+            raise bad_label(tuple(int(i) for i in np.unravel_index(bad_row, labels.shape)), label, classes, ignored)
+        return table, counted
     mine = np.array(labels)
+    counted = mine.size
     if mine.size:
         least, most = int(mine.min()), int(mine.max())
         if least < 0 or most >= classes or least <= ignored <= most:
@@ -305,9 +320,10 @@ def _table(labels: np.ndarray, logits: np.ndarray, axis: int, ignored: int) -> n
             if bad.any():
                 position = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
                 raise bad_label(position, int(mine[position]), classes, ignored)
+            counted -= int(np.count_nonzero(left_out))
             mine = np.where(left_out, -1.0, mine)
     np.copyto(table, mine)
-    return table
+    return table, counted
 
 
 def one_number_a_row(logits: np.ndarray, axis: int) -> np.ndarray:

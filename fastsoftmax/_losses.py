@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _execute, _loss_arguments, _plan
+from ._arguments import native_name
 from ._blocks import Blocks
 from ._loss_arguments import LossRequest, name_of
 
@@ -45,20 +46,29 @@ def quick(operation: str, logits: Any, target: Any, axis: Any, out: Any) -> Loss
     if not _loss_arguments.is_plain(logits, target, axis, out):
         return None
     rows, classes = logits.shape
-    table = np.empty((rows, 1))
-    bad, label, count = _execute.read_labels(target, table, classes, _loss_arguments.DEFAULT_IGNORE_INDEX)
-    if bad >= 0:
-        raise _loss_arguments.bad_label((bad,), label, classes, _loss_arguments.DEFAULT_IGNORE_INDEX)
-    if count == 0:
-        return None
+    ignored = _loss_arguments.DEFAULT_IGNORE_INDEX
+    name = native_name(logits)
+    assert name is not None
     gradient = None
     if operation == "cross_entropy_with_grad":
-        gradient = np.empty_like(logits) if out is None else out
-    dtype = logits.dtype
-    plan = _plan.rows(operation, dtype.name, rows, classes, _execute.get_num_threads(), True)
-    numbers = (table, _NO_ROWS, _NO_CLASSES, *_PLAIN, 1.0 / count, 0.0)
-    _execute.run_loss(plan, logits, table if gradient is None else gradient, numbers, None)
-    return Loss(dtype.type(_execute.total(table) / count), gradient, None)
+        gradient = np.empty(logits.shape, logits.dtype) if out is None else out
+    small = rows <= _plan.FEW_ROWS and logits.size <= _plan.SMALL
+    if small:
+        place = logits if gradient is None else gradient  # without a gradient nothing is written there
+        bad, label, count, total = _execute.run_small_loss(operation, name, logits, target, place, ignored)
+    else:
+        table = np.empty((rows, 1))
+        bad, label, count = _execute.read_labels(target, table, classes, ignored)
+    if bad >= 0:
+        raise _loss_arguments.bad_label((bad,), label, classes, ignored)
+    if count == 0:
+        return None
+    if not small:
+        plan = _plan.rows(operation, name, rows, classes, _execute.get_num_threads(), True)
+        numbers = (table, _NO_ROWS, _NO_CLASSES, *_PLAIN, 1.0 / count, 0.0)
+        _execute.run_loss(plan, logits, table if gradient is None else gradient, numbers, None)
+        total = _execute.total(table)
+    return Loss(logits.dtype.type(total / count), gradient, None)
 
 
 def carry_out(request: LossRequest, return_lse: bool) -> Loss:
@@ -107,9 +117,7 @@ def _mass(request: LossRequest) -> np.ndarray | None:
 def _denominator(request: LossRequest, mass: np.ndarray | None) -> float:
     if mass is not None:
         return _execute.total(mass)
-    if request.table is None:
-        return float(np.prod(request.rows))
-    return float(np.count_nonzero(request.table >= 0))
+    return float(request.counted)
 
 
 def _rows(request: LossRequest, mass: np.ndarray | None, denominator: float, return_lse: bool) -> _Rows:

@@ -10,9 +10,9 @@ import functools
 from dataclasses import dataclass
 
 from . import _machine
-from ._kernels.lengths import BLOCK, LANES, SHORT_ROW, SMALL
+from ._kernels.lengths import BLOCK, FEW_ROWS, LANES, SHORT_ROW, SMALL
 
-__all__ = ["SMALL", "Plan", "columns", "rows", "scratch_elements"]
+__all__ = ["FEW_ROWS", "SMALL", "Plan", "columns", "rows", "scratch_elements"]
 
 # Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
 # threads costs 3 to 5 us, so work of twice that is shared.

@@ -205,6 +205,10 @@ def logsumexp(
     >>> fastsoftmax.logsumexp([1.0, 2.0], b=[1, -1], return_sign=True)
     (np.float64(1.5413248546129181), np.float64(-1.0))
     """
+    if b is None and where is None and keepdims is False and return_sign is False:
+        result = _calls.quick_sum(a, axis, out)
+        if result is not None:
+            return result
     if b is not None:
         return _calls.weighted(a, axis, b, keepdims, return_sign, where, out)
     request = _arguments.reduction(a, axis, where, keepdims, out)
@@ -263,6 +267,9 @@ def softmax_backward(
     >>> fastsoftmax.softmax_backward(np.array([1.0, 0.0]), y)
     array([ 0.25, -0.25])
     """
+    result = _calls.quick_backward("softmax_backward", grad_output, output, axis, out)
+    if result is not None:
+        return result
     request = _arguments.gradient(grad_output, output, axis, out)
     return _calls.carry_out("softmax_backward", request)
 
@@ -312,5 +319,8 @@ def log_softmax_backward(
     >>> fastsoftmax.log_softmax_backward(np.array([1.0, 0.0]), y)
     array([ 0.5, -0.5])
     """
+    result = _calls.quick_backward("log_softmax_backward", grad_output, output, axis, out)
+    if result is not None:
+        return result
     request = _arguments.gradient(grad_output, output, axis, out)
     return _calls.carry_out("log_softmax_backward", request)

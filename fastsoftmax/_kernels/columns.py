@@ -15,7 +15,7 @@ from .rows import NEAR_ZERO, refined
 from .shuffles import any_lane, lane, with_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide, width
 from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus
-from .visits import keep, log_probability, normal, terms_kept_in, without_top
+from .visits import keep, log_probability, terms_kept_in, without_top
 
 # -- the visits of a vector of columns ---------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ def lanes_pair(like, value, rest):
 
     def single(like, value, rest):
         high = narrow(like, value)
-        return high, narrow(like, normal(like, plus(value - wide(high), rest)))
+        return high, narrow(like, plus(value - wide(high), rest))
 
     return single
 

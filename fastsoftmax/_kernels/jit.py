@@ -44,7 +44,7 @@ def by_type(choose: Callable[..., Any]) -> Any:
 
 
 class Argument(NamedTuple):
-    """What a kernel takes in one place: an array of `ndim` axes, a scale, a whole number, or all that a loss needs."""
+    """What a kernel takes in one place: an array of `ndim` axes, a scale, whole numbers, or all that a loss needs."""
 
     kind: str
     ndim: int = 0
@@ -56,6 +56,8 @@ class Argument(NamedTuple):
             return types.UniTuple(types.float64, 4) if scaled else types.none
         if self.kind == "number":
             return types.int64
+        if self.kind == "limits":
+            return types.UniTuple(types.int64, 2)
         if self.kind == "terms":
             return types.UniTuple(types.float64, 6)
         if self.kind == "loss":
@@ -84,6 +86,7 @@ def loss(ndim: int) -> Argument:
 SCALE = Argument("scale")
 NUMBER = Argument("number")
 TERMS = Argument("terms")
+LIMITS = Argument("limits")
 
 DTYPES: dict[str, types.Type] = {
     "float32": types.float32,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import prange
 from numba.core import types
 
 from . import backward, columns, loss_blocks, loss_columns, losses, pairs, rows, soft_targets, split, tiles, weighted
-from .jit import NUMBER, SCALE, TERMS, Argument, Kernel, loss, read, write
+from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, inlined, loss, read, write
 from .lengths import BLOCK, FEW_ROWS, SMALL
 from .memory import address, lanes_of, prefetch, scratch, view, with_classes
 from .shuffles import abreast
@@ -33,8 +34,8 @@ def over_rows(work):
     return loop
 
 
-def over_small(work):
-    """Run the work on plain rows of small arrays, and say whether it could.
+def over_small(work, reduces=False):
+    """Run the work on plain rows of small arrays, and say whether it could; one that `reduces` writes a number a row.
 
     What Python asks of an array costs 50 ns a question; here the questions cost nothing. The caller has made sure
     of the dtype, of two axes and that `out` may be written.
@@ -43,14 +44,15 @@ def over_small(work):
     def small(x, out):
         logits, results = view(x), view(out)
         rows, classes = x.shape
-        size = rows * classes * x.itemsize
+        written = 1 if reduces else classes
+        size, room = rows * classes * x.itemsize, rows * written * x.itemsize
         distance = address(results) - address(logits)
         plain = (
             size > 0
-            and out.shape == x.shape
+            and out.shape == (rows, written)
             and x.strides == (classes * x.itemsize, x.itemsize)
-            and out.strides == x.strides
-            and (distance == 0 or distance >= size or -distance >= size)
+            and out.strides == (written * x.itemsize, x.itemsize)
+            and ((distance == 0 and not reduces) or distance >= size or -distance >= room)
         )
         # All that `_plan.rows` would share among threads or set side by side is left to it.
         if not plain or rows * classes > SMALL or rows > FEW_ROWS:
@@ -59,6 +61,37 @@ def over_small(work):
         return True
 
     return small
+
+
+def over_small_losses(work, place):
+    """The mean loss of a few plain rows in one call: as `losses.read_labels`, then the sum of the losses.
+
+    `place` is where results go: gradients to `out`, losses to their table.
+    """
+
+    def small(x, labels, out, limits):
+        rows = x.shape[0]
+        table, none, no_weights = np.empty((rows, 1)), np.empty((0, 1)), np.empty(0)
+        bad, wrong, count = losses.labels_read(labels, table, 0, rows, limits)
+        total = 0.0
+        if bad < 0 and count > 0:
+            extra = (view(table), view(none), view(no_weights), 1.0, 0.0, 0.0, 0.0, 1.0 / count, 0.0)
+            work(view(x), view(place(out, table)), 0, rows, extra)
+            total = soft_targets.column_total(view(table))
+        table[0, 0] = 0.0  # it lives until here: a view keeps nothing alive
+        return bad, wrong, count, total
+
+    return small
+
+
+@inlined
+def to_out(out, table):
+    return out
+
+
+@inlined
+def to_table(out, table):
+    return table
 
 
 def over_columns(work, write=store_tile):
@@ -216,6 +249,15 @@ def _kernels(
 SMALL_KERNELS = {
     "softmax": Kernel("softmax_small", over_small(rows.softmax_rows), (read(2), write(2))),
     "log_softmax": Kernel("log_softmax_small", over_small(rows.log_softmax_rows), (read(2), write(2))),
+    "logsumexp": Kernel("logsumexp_small", over_small(rows.logsumexp_rows, reduces=True), (read(2), write(2))),
+}
+
+_SMALL_LOSS = (read(2), read(1, types.int64), write(2), LIMITS)
+SMALL_LOSSES = {
+    "cross_entropy": Kernel("cross_entropy_small", over_small_losses(losses.loss_rows, to_table), _SMALL_LOSS),
+    "cross_entropy_with_grad": Kernel(
+        "cross_entropy_with_grad_small", over_small_losses(losses.loss_with_gradient_rows, to_out), _SMALL_LOSS
+    ),
 }
 
 # operation -> layout -> kernel
@@ -282,8 +324,12 @@ WEIGHTED = Kernel("weighted_rows", over_rows(weighted.weighted_rows), (read(2), 
 _ROWS, _PER_CLASS = write(2), read(1)
 SOFT_TARGETS = Kernel("soft_rows", soft_targets.soft_rows, (_ROWS, read(2), _ROWS, _ROWS, _PER_CLASS, TERMS, NUMBER))
 CAP = Kernel("cap_rows", soft_targets.cap_rows, (_ROWS, _ROWS, TERMS))
-READ_LABELS = Kernel("read_labels", losses.read_labels, (read(1, types.int64), write(2, types.float64), NUMBER, NUMBER))
-SUM = Kernel("sum_rows", soft_targets.sum_rows, (read(2), _ROWS))
+READ_LABELS = Kernel(
+    "read_labels",
+    losses.read_labels,
+    (read(1, types.int64), write(2, types.float64), write(2, types.int64), *TASKS, LIMITS),
+)
+SUM = Kernel("sum_numbers", soft_targets.sum_numbers, (read(2),))
 
 # operation -> first launch of the split layout, which finds the states
 _FIRST = (read(2), write(2), write(3, types.float64), *TASKS, SCALE)

@@ -39,13 +39,12 @@ def short_negative_log(state, x_t, scale):
     Their differences are exact. In a row of its own maximum, 1 - p is ``r / (1 + r)``; any other p is at most 1/2.
     """
     m, r, _ = state
-    d, _ = scaled(m - x_t, scale)
+    d = scaled(m - x_t, scale)[0] + (m - m)  # with an infinite maximum there is no loss
     log, _ = log_others(r, None)
     p_top = inverse_of_state(state)
     p = p_top * exp_normal(0.0 - d)
     others = select(d == 0.0, r * p_top, 1.0 - p)
-    # With an infinite maximum there is no loss.
-    return (d + log) + (m - m), p, others, log, log_total(m, r, None, scale)
+    return d + log, p, others, log, log_total(m, r, None, scale)
 
 
 @inlined

@@ -23,6 +23,7 @@ What kernels take besides logits (`extra`) is a tuple, ``(table, more, weights, 
 from __future__ import annotations
 
 import numpy as np
+from numba import prange
 from numba.core import types
 
 from .in_step import in_step, worth_pipelining
@@ -37,6 +38,7 @@ from .simd import HalfType, fma, full, narrow, select, wide, width
 from .state import factor_of_state, product
 from .visits import (
     along,
+    normal,
     probability,
     repeated_frame,
     row_top,
@@ -47,20 +49,28 @@ from .visits import (
 )
 
 
-def read_labels(labels, table, classes, ignored):
-    """Read each label once: to the table, or -1 for the ignored.
+def read_labels(labels, table, found, first, last, tasks, limits):
+    """Read each label once: to the table, or -1 for the ignored. `limits` is the number of classes and ignore_index.
 
-    Gives the row of the first bad one, or -1, that label, and how many rows count.
+    ``found[task]`` becomes the row of the first bad one, or -1, that label, and how many rows count.
     """
+    n = labels.shape[0]
+    for task in prange(first, last):
+        start, stop = n * task // tasks, n * (task + 1) // tasks
+        found[task, 0], found[task, 1], found[task, 2] = labels_read(labels, table, start, stop, limits)
+
+
+@piece
+def labels_read(labels, table, start, stop, limits):
     bad, wrong, count = -1, 0, 0
-    for row in range(labels.shape[0]):
+    for row in range(start, stop):
         label = labels[row]
-        if label == ignored:
+        if label == limits[1]:
             table[row, 0] = -1.0
         else:
             table[row, 0] = label
             count += 1
-            if bad < 0 and (label < 0 or label >= classes):
+            if bad < 0 and (label < 0 or label >= limits[0]):
                 bad, wrong = row, label
     return bad, wrong, count
 
@@ -140,7 +150,7 @@ def gradient_factor(like, state, shape, a, smooth, scale):
     """What turns terms into ``a * p - smooth``: a pair and what is added."""
     q, rest = factor_of_state(like, state, scalar(shape.shift), scalar(shape.k), scale)
     high, low = spread(like, *product(q, rest, a))
-    return high, low, full(like, 0.0 - smooth)
+    return high, normal(like, low), full(like, 0.0 - smooth)
 
 
 @inlined

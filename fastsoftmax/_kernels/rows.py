@@ -16,6 +16,7 @@ from .shuffles import rotate
 from .simd import HalfType, doubles, full, is_single, select, width
 from .state import at_infinity, factor_of, factor_of_state, finite_rest, log_others, log_total, merge, others
 from .visits import (
+    normal,
     row_sum,
     row_top,
     scalar,
@@ -87,7 +88,8 @@ def row_state(like, x, row, scale):
 def softmax_factor(like, state, shape, scale):
     """What turns the terms of a row into its probabilities: ``1 / (exp(m) * (1 + r))``."""
     q, rest = factor_of_state(like, state, scalar(shape.shift), scalar(shape.k), scale)
-    return spread(like, q, rest)
+    high, low = spread(like, q, rest)
+    return high, normal(like, low)
 
 
 # -- the work on a run of rows -----------------------------------------------------------------------------------------

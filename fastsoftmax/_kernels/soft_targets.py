@@ -105,12 +105,16 @@ def cap_rows(x, slope, cap):
             store(slopes, (row, j), 4.0 * e / ((e + 1.0) * (e + 1.0)), x.shape[1] - j)
 
 
-def sum_rows(values, out):
-    """The sum of each row of numbers, with the rounding errors added up as well."""
-    like, n, numbers = doubles(0.0), values.shape[1], view(values)
-    for row in range(values.shape[0]):
-        total = empty_sum(like)
-        for j in range(0, n, width(like)):
-            total = add(total, load(like, numbers, (row, j), n - j, 0.0))
-        s, rest = across(like, total)
-        put(view(out), (row, 0), whole(s, rest))
+def sum_numbers(values):
+    """The sum of a column of numbers, with the rounding errors added up as well."""
+    return column_total(view(values))
+
+
+@inlined
+def column_total(numbers):
+    like, n = doubles(0.0), numbers.shape[0]
+    total = empty_sum(like)
+    for j in range(0, n, width(like)):
+        total = add(total, load(like, numbers, (0, j), n - j, 0.0))
+    s, rest = across(like, total)
+    return whole(s, rest)

@@ -13,7 +13,7 @@ from .jit import by_type, inlined
 from .memory import load, prefetch, store
 from .online import Frame, across, add, bigger, empty_sum, scaled, term
 from .shuffles import abreast, any_lane, lane, lanes_true, part, repeated, rotate
-from .simd import HalfType, fma, full, is_single, select, width
+from .simd import HalfType, bits, fma, from_bits, full, is_single, select, width
 from .state import plus
 
 
@@ -201,15 +201,15 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
 def spread(like, q, rest):
     """The float64 pair ``q + rest`` as a pair of vectors in the type of `like`; `rest` may be None."""
     high = full(like, q)
-    return high, full(like, normal(like, plus((q - scalar(high)), rest)))
+    return high, full(like, plus(q - scalar(high), rest))
 
 
 @by_type
-def normal(like, rest):
-    """The low part of a pair, or 0 where it is subnormal in float32: many processors multiply those very slowly."""
+def normal(like, low):
+    """The low part of a factor, or 0 where it is subnormal in float32: some processors multiply those very slowly."""
     if not is_single(like):
-        return lambda like, rest: rest
-    return lambda like, rest: select(rest * rest < 2.0**-252, full(rest, 0.0), rest)
+        return lambda like, low: low
+    return lambda like, low: from_bits(select((bits(low) << 1) >> 24 == 0, bits(full(low, 0.0)), bits(low)))
 
 
 def along(at):
