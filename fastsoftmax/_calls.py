@@ -59,6 +59,11 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
 
 def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
     """The gradients of contiguous rows; None if this is another call."""
+    small = _arguments.two_axes(g, axis, out)
+    if small is not None and g.size <= _plan.SMALL and _arguments.two_axes(y, axis, g) is not None:
+        result = np.empty(g.shape, g.dtype) if out is None else out
+        if _execute.run_small(operation, small, g, y, result):
+            return result
     rows, outputs = _arguments.rows_of(g, axis), _arguments.rows_of(y, axis)
     dtype = None if rows is None else _arguments.native_name(rows)
     if rows is None or outputs is None or dtype is None or g.shape != y.shape or g.dtype is not y.dtype:

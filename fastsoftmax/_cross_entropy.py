@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike
 
 from . import _loss_arguments, _losses
 
+# The very objects that stand for an option that is not given, so that the shortest of calls need not compare values.
+ZERO, ONE, MEAN, IGNORED = 0.0, 1.0, "mean", _loss_arguments.DEFAULT_IGNORE_INDEX
+
 
 def cross_entropy(
     logits: ArrayLike,
@@ -16,15 +19,15 @@ def cross_entropy(
     *,
     axis: int = -1,
     weight: ArrayLike | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
+    ignore_index: int = IGNORED,
+    reduction: str = MEAN,
+    label_smoothing: float = ZERO,
     sample_weight: ArrayLike | None = None,
     num_items: float | None = None,
-    temperature: float = 1.0,
+    temperature: float = ONE,
     softcap: float | None = None,
-    z_loss: float = 0.0,
-    focal_gamma: float = 0.0,
+    z_loss: float = ZERO,
+    focal_gamma: float = ZERO,
     return_lse: bool = False,
 ) -> Any:
     r"""Cross-entropy of logits with class indices or probabilities: :math:`-\sum_c w_c y_c \log p_c`.
@@ -107,13 +110,17 @@ def cross_entropy(
     >>> fastsoftmax.cross_entropy(logits, [0, -100], reduction="none")
     array([0.23954..., 0.        ])
     """
+    if (
+        label_smoothing is z_loss is focal_gamma is ZERO
+        and weight is sample_weight is num_items is softcap is None
+        and (temperature is ONE and reduction is MEAN and ignore_index is IGNORED and return_lse is False)
+    ):
+        quick = _losses.quick("cross_entropy", logits, target, axis, None)
+        if quick is not None:
+            return quick[0]
     options = _loss_arguments.options_of(
         reduction, label_smoothing, num_items, temperature, softcap, z_loss, focal_gamma
     )
-    if options is _loss_arguments.DEFAULTS and weight is sample_weight is None and ignore_index == -100:
-        quick = None if return_lse else _losses.quick("cross_entropy", logits, target, axis, None)
-        if quick is not None:
-            return quick.value
     request = _loss_arguments.loss_request(logits, target, axis, ignore_index, sample_weight, weight, options)
     loss = _losses.carry_out(request, return_lse)
     return (loss.value, loss.lse) if return_lse else loss.value
@@ -125,15 +132,15 @@ def cross_entropy_with_grad(
     *,
     axis: int = -1,
     weight: ArrayLike | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
+    ignore_index: int = IGNORED,
+    reduction: str = MEAN,
+    label_smoothing: float = ZERO,
     sample_weight: ArrayLike | None = None,
     num_items: float | None = None,
-    temperature: float = 1.0,
+    temperature: float = ONE,
     softcap: float | None = None,
-    z_loss: float = 0.0,
-    focal_gamma: float = 0.0,
+    z_loss: float = ZERO,
+    focal_gamma: float = ZERO,
     return_lse: bool = False,
     grad_output: ArrayLike | None = None,
     out: np.ndarray | None = None,
@@ -181,13 +188,17 @@ def cross_entropy_with_grad(
     >>> grad
     array([[ 0.5, -0.5]])
     """
+    if (
+        label_smoothing is z_loss is focal_gamma is ZERO
+        and weight is sample_weight is num_items is softcap is grad_output is None
+        and (temperature is ONE and reduction is MEAN and ignore_index is IGNORED and return_lse is False)
+    ):
+        quick = _losses.quick("cross_entropy_with_grad", logits, target, axis, out)
+        if quick is not None:
+            return quick
     options = _loss_arguments.options_of(
         reduction, label_smoothing, num_items, temperature, softcap, z_loss, focal_gamma
     )
-    if options is _loss_arguments.DEFAULTS and weight is sample_weight is grad_output is None and ignore_index == -100:
-        quick = None if return_lse else _losses.quick("cross_entropy_with_grad", logits, target, axis, out)
-        if quick is not None:
-            return quick.value, quick.gradient
     request = _loss_arguments.loss_request(logits, target, axis, ignore_index, sample_weight, weight, options)
     loss = _losses.carry_out(_loss_arguments.with_gradient(request, grad_output, out), return_lse)
     return (loss.value, loss.gradient, loss.lse) if return_lse else (loss.value, loss.gradient)

@@ -30,7 +30,6 @@ from ._kernels.loops import (
     READ_LABELS,
     ROWS_OF_BLOCKS,
     SMALL_KERNELS,
-    SMALL_LOSSES,
     SOFT_TARGETS,
     SUM,
     WEIGHTED,
@@ -321,12 +320,9 @@ def total(values: np.ndarray) -> float:
     return sum_of
 
 
-def run_small(operation: str, dtype: str, x: np.ndarray, out: np.ndarray) -> bool:
-    """Do a call on small plain rows, and say whether it was one; both arrays have two axes and `dtype`."""
-    code = _small_code.get((operation, dtype))
-    if code is None:
-        code = _small_code[operation, dtype] = SMALL_KERNELS[operation].compiled(dtype, False, False)
-    done: bool = code(x, out)
+def run_small(operation: str, dtype: str, *arrays: np.ndarray) -> bool:
+    """Do a call on small plain rows, and say whether it was one; all arrays, `out` last, have two axes and `dtype`."""
+    done: bool = _small(operation, dtype)(*arrays)
     return done
 
 
@@ -334,11 +330,15 @@ def run_small_loss(
     operation: str, dtype: str, x: np.ndarray, labels: np.ndarray, out: np.ndarray, ignored: int
 ) -> tuple[int, int, int, float]:
     """The sum of the losses of a few plain rows, as `read_labels` with the sum last."""
+    found: tuple[int, int, int, float] = _small(operation, dtype)(x, labels, out, (x.shape[1], ignored))
+    return found
+
+
+def _small(operation: str, dtype: str) -> Callable[..., Any]:
     code = _small_code.get((operation, dtype))
     if code is None:
-        code = _small_code[operation, dtype] = SMALL_LOSSES[operation].compiled(dtype, False, False)
-    found: tuple[int, int, int, float] = code(x, labels, out, (x.shape[1], ignored))
-    return found
+        code = _small_code[operation, dtype] = SMALL_KERNELS[operation].compiled(dtype, False, False)
+    return code
 
 
 _small_code: dict[tuple[str, str], Callable[..., Any]] = {}
@@ -353,7 +353,7 @@ def compile_all(dtypes: tuple[str, ...]) -> None:
     """Compile, or read from the cache, every kernel for these dtypes, serial and parallel."""
     parallel = (False, True) if _team.prange_is_safe() else (False,)
     for dtype in dtypes:
-        for kernel in (*SMALL_KERNELS.values(), *SMALL_LOSSES.values()):
+        for kernel in SMALL_KERNELS.values():
             kernel.compiled(dtype, False, False)
         for kernel in [
             *BLOCK_STATES.values(),

@@ -338,7 +338,3 @@ def name_of(kind: np.dtype) -> str:
     name = dtype_name(kind)
     assert name is not None
     return name
-
-
-# The very object that stands for a loss without options.
-DEFAULTS = options_of("mean", 0.0, None, 1.0, None, 0.0, 0.0)

@@ -41,8 +41,8 @@ _PLAIN = (1.0, 0.0, 0.0, 0.0)
 _NO_ROWS, _NO_CLASSES = np.empty((0, 1)), np.empty(0)
 
 
-def quick(operation: str, logits: Any, target: Any, axis: Any, out: Any) -> Loss | None:
-    """The mean loss of the simplest of calls; None if this is another one."""
+def quick(operation: str, logits: Any, target: Any, axis: Any, out: Any) -> tuple[Any, np.ndarray | None] | None:
+    """The mean loss of the simplest of calls and its gradient if it has one; None if this is another call."""
     if not _loss_arguments.is_plain(logits, target, axis, out):
         return None
     rows, classes = logits.shape
@@ -68,7 +68,7 @@ def quick(operation: str, logits: Any, target: Any, axis: Any, out: Any) -> Loss
         numbers = (table, _NO_ROWS, _NO_CLASSES, *_PLAIN, 1.0 / count, 0.0)
         _execute.run_loss(plan, logits, table if gradient is None else gradient, numbers, None)
         total = _execute.total(table)
-    return Loss(logits.dtype.type(total / count), gradient, None)
+    return logits.dtype.type(total / count), gradient
 
 
 def carry_out(request: LossRequest, return_lse: bool) -> Loss:

@@ -45,14 +45,10 @@ def over_small(work, reduces=False):
         logits, results = view(x), view(out)
         rows, classes = x.shape
         written = 1 if reduces else classes
-        size, room = rows * classes * x.itemsize, rows * written * x.itemsize
-        distance = address(results) - address(logits)
         plain = (
-            size > 0
-            and out.shape == (rows, written)
-            and x.strides == (classes * x.itemsize, x.itemsize)
-            and out.strides == (written * x.itemsize, x.itemsize)
-            and ((distance == 0 and not reduces) or distance >= size or -distance >= room)
+            is_plain(x, (rows, classes))
+            and is_plain(out, (rows, written))
+            and are_apart(results, logits, rows * written * x.itemsize, rows * classes * x.itemsize, not reduces)
         )
         # All that `_plan.rows` would share among threads or set side by side is left to it.
         if not plain or rows * classes > SMALL or rows > FEW_ROWS:
@@ -61,6 +57,42 @@ def over_small(work, reduces=False):
         return True
 
     return small
+
+
+def over_small_gradients(work):
+    """The same for gradients from two arrays."""
+
+    def small(g, y, out):
+        gradients, outputs, results = view(g), view(y), view(out)
+        rows, classes = g.shape
+        size = rows * classes * g.itemsize
+        plain = (
+            is_plain(g, g.shape)
+            and is_plain(y, g.shape)
+            and is_plain(out, g.shape)
+            and are_apart(results, gradients, size, size, True)
+            and are_apart(results, outputs, size, size, True)
+        )
+        if not plain or rows * classes > SMALL:
+            return False
+        work(gradients, results, 0, rows, outputs)
+        return True
+
+    return small
+
+
+@inlined
+def is_plain(array, shape):
+    """Whether this is contiguous, of that shape and not empty."""
+    step = array.itemsize
+    return array.size > 0 and array.shape == shape and array.strides == (shape[1] * step, step)
+
+
+@inlined
+def are_apart(out, x, out_bytes, bytes_read, may_be_one):
+    """Whether two contiguous arrays have no memory in common, or are one if they may be."""
+    distance = address(out) - address(x)
+    return (distance == 0 and may_be_one) or distance >= bytes_read or -distance >= out_bytes
 
 
 def over_small_losses(work, place):
@@ -246,18 +278,19 @@ def _kernels(
 
 
 # operation -> kernel for small plain rows
+_ONE, _TWO = (read(2), write(2)), (read(2), read(2), write(2))
+_LABELLED = (read(2), read(1, types.int64), write(2), LIMITS)
 SMALL_KERNELS = {
-    "softmax": Kernel("softmax_small", over_small(rows.softmax_rows), (read(2), write(2))),
-    "log_softmax": Kernel("log_softmax_small", over_small(rows.log_softmax_rows), (read(2), write(2))),
-    "logsumexp": Kernel("logsumexp_small", over_small(rows.logsumexp_rows, reduces=True), (read(2), write(2))),
-}
-
-_SMALL_LOSS = (read(2), read(1, types.int64), write(2), LIMITS)
-SMALL_LOSSES = {
-    "cross_entropy": Kernel("cross_entropy_small", over_small_losses(losses.loss_rows, to_table), _SMALL_LOSS),
-    "cross_entropy_with_grad": Kernel(
-        "cross_entropy_with_grad_small", over_small_losses(losses.loss_with_gradient_rows, to_out), _SMALL_LOSS
-    ),
+    name: Kernel(f"{name}_small", function, arguments)
+    for name, function, arguments in (
+        ("softmax", over_small(rows.softmax_rows), _ONE),
+        ("log_softmax", over_small(rows.log_softmax_rows), _ONE),
+        ("logsumexp", over_small(rows.logsumexp_rows, reduces=True), _ONE),
+        ("softmax_backward", over_small_gradients(backward.softmax_backward_rows), _TWO),
+        ("log_softmax_backward", over_small_gradients(backward.log_softmax_backward_rows), _TWO),
+        ("cross_entropy", over_small_losses(losses.loss_rows, to_table), _LABELLED),
+        ("cross_entropy_with_grad", over_small_losses(losses.loss_with_gradient_rows, to_out), _LABELLED),
+    )
 }
 
 # operation -> layout -> kernel
