@@ -59,10 +59,14 @@ def test_layouts(operation: str, dtype: str, scale: Any, shape: tuple[int, int])
     x = logits(shape, dtype)
     expected = by_rows(operation, x, scale)
     layouts = KERNELS[operation]
-    if shape[1] <= LANES[dtype]:
+    for layout in ("narrow", "batches") if shape[1] <= LANES[dtype] else ("batches",):
         out = np.full_like(expected, 7)
-        run(layouts["narrow"], dtype, x, out, tasks=1, extra=scale)
+        run(layouts[layout], dtype, x, out, tasks=1, extra=scale)
         np.testing.assert_array_equal(out, expected)
+    if operation != "logsumexp":
+        in_place = x.copy()
+        run(layouts["batches"], dtype, in_place, in_place, tasks=2, extra=scale)
+        np.testing.assert_array_equal(in_place, expected)
     out = np.full((1, expected.shape[1], len(x)), 7, dtype)
     run(layouts["columns"], dtype, np.ascontiguousarray(x.T)[None], out, tasks=1, extra=scale)
     np.testing.assert_array_equal(out[0].T, expected)
@@ -78,13 +82,14 @@ def test_tasks(operation: str, dtype: str, scale: Any, tasks: int) -> None:
     np.testing.assert_array_equal(by_rows(operation, x, scale, tasks), expected)
     for layout, arrays in {
         "narrow": (x, np.full_like(expected, 7)),
+        "batches": (x, np.full_like(expected, 7)),
         "columns": (
             np.ascontiguousarray(x.T)[None],
             np.ascontiguousarray(np.full_like(expected, 7).T)[None],
         ),
     }.items():
         run(KERNELS[operation][layout], dtype, *arrays, tasks=tasks, extra=scale)
-        got = arrays[1] if layout == "narrow" else arrays[1][0].T
+        got = arrays[1][0].T if layout == "columns" else arrays[1]
         np.testing.assert_array_equal(got, expected)
 
 

@@ -117,7 +117,7 @@ def test_layouts(dtype: str, scale: Any, shape: tuple[int, int]) -> None:
         expected = problem.run(GRADIENT, "rows")
         alone = (np.empty(0), *expected[1:])
         assert_equal(problem.run(LOSS, "rows"), alone)
-        for layout in ("narrow", "columns") if shape[1] <= LANES[dtype] else ("columns",):
+        for layout in ("narrow", "columns", "batches") if shape[1] <= LANES[dtype] else ("columns", "batches"):
             assert_equal(problem.run(GRADIENT, layout), expected)
             assert_equal(problem.run(LOSS, layout), alone)
 
@@ -125,7 +125,7 @@ def test_layouts(dtype: str, scale: Any, shape: tuple[int, int]) -> None:
 @dtypes
 @pytest.mark.parametrize("shape", [(67, 7), (50, 40)], ids=str)
 def test_tasks(dtype: str, scale: Any, shape: tuple[int, int]) -> None:
-    layouts = ("rows", "columns", "narrow") if shape[1] <= LANES[dtype] else ("rows", "columns")
+    layouts = ("rows", "columns", "batches", *(("narrow",) if shape[1] <= LANES[dtype] else ()))
     for folded in FOLDED:
         problem = Problem(shape, dtype, folded, scale)
         for operation, layout in itertools.product((GRADIENT, LOSS), layouts):

@@ -23,7 +23,9 @@ ROW_REGIONS = [
     (262144, 10, 2, "narrow", 2),
     (262144, 15, 1, "narrow", 1),
     (262144, 16, 2, "narrow", 2),
-    (64, 17, 2, "rows", 1),
+    (64, 17, 2, "batches", 1),
+    (4096, 64, 2, "batches", 2),
+    (7, 64, 2, "rows", 1),
     (256, 1000, 2, "rows", 2),
     (1, 32000, 2, "rows", 1),
     (8, 32000, 2, "rows", 2),
@@ -55,7 +57,16 @@ def test_backward_has_rows_alone(operation: str, rows: int, classes: int) -> Non
 def test_narrow_means_no_more_classes_than_lanes(dtype: str) -> None:
     lanes = LANES[dtype]
     assert _plan.rows("softmax", dtype, 1000, lanes, 2).kernel == "narrow"
-    assert _plan.rows("softmax", dtype, 1000, lanes + 1, 2).kernel == "rows"
+    assert _plan.rows("softmax", dtype, 1000, lanes + 1, 2).kernel == "batches"
+
+
+@pytest.mark.parametrize("operation", _plan.BATCHED)
+@pytest.mark.parametrize("dtype", LANES)
+def test_batches_of_rows_of_a_few_vectors(operation: str, dtype: str) -> None:
+    most = _plan.BATCHED[operation] * LANES[dtype]
+    assert _plan.rows(operation, dtype, 1000, most, 2, True).kernel == "batches"
+    assert _plan.rows(operation, dtype, 1000, most + 1, 2, True).kernel == "rows"
+    assert _plan.rows(operation, dtype, 3, most, 2, True).kernel == "rows"
 
 
 @pytest.mark.parametrize(
@@ -87,11 +98,13 @@ def test_every_plan_names_a_kernel() -> None:
 
 CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
     ((3, 5), -1, []),  # small, and plain: by a kernel without a plan
-    ((3, 5), None, ["rows"]),
+    ((3, 5), None, []),
+    ((3, 4096), None, ["rows"]),
     ((30, 2), -1, ["pairs"]),
     ((30, 5), -1, ["narrow"]),
-    ((30, 50), -1, ["rows"]),
-    ((30, 50), None, ["rows"]),
+    ((30, 50), -1, ["batches"]),
+    ((30, 65), -1, ["rows"]),
+    ((30, 50), None, []),
     ((30, 50), 0, ["columns"]),
     ((4, 30, 50), 1, ["columns"]),
     ((4, 30, 50), (1, 2), ["rows"]),

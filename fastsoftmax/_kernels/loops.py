@@ -9,16 +9,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import prange
 from numba.core import types
 
-from . import backward, columns, loss_blocks, loss_columns, losses, pairs, rows, soft_targets, split, tiles, weighted
-from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, inlined, loss, read, write
-from .lengths import BLOCK, FEW_ROWS, SMALL
-from .memory import address, lanes_of, prefetch, scratch, view, with_classes
+from . import (
+    backward,
+    batches,
+    columns,
+    loss_batches,
+    loss_blocks,
+    loss_columns,
+    losses,
+    pairs,
+    rows,
+    soft_targets,
+    split,
+    tiles,
+    weighted,
+)
+from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, loss, read, write
+from .lengths import BLOCK
+from .memory import lanes_of, prefetch, scratch, view, with_classes
 from .shuffles import abreast
-from .simd import wide, width
+from .simd import doubles, wide, width
+from .small import over_small, over_small_gradients, over_small_losses, to_out, to_table
 from .tiles import heap, keep_alive, load_columns, load_tile, store_columns, store_tile, tile_columns
 
 
@@ -32,98 +46,6 @@ def over_rows(work):
             work(view(x), view(out), start, stop, view(extra))
 
     return loop
-
-
-def over_small(work, reduces=False):
-    """Run the work on plain rows of small arrays, and say whether it could; one that `reduces` writes a number a row.
-
-    What Python asks of an array costs 50 ns a question; here the questions cost nothing. The caller has made sure
-    of the dtype, of two axes and that `out` may be written.
-    """
-
-    def small(x, out):
-        logits, results = view(x), view(out)
-        rows, classes = x.shape
-        written = 1 if reduces else classes
-        plain = (
-            is_plain(x, (rows, classes))
-            and is_plain(out, (rows, written))
-            and are_apart(results, logits, rows * written * x.itemsize, rows * classes * x.itemsize, not reduces)
-        )
-        # All that `_plan.rows` would share among threads or set side by side is left to it.
-        if not plain or rows * classes > SMALL or rows > FEW_ROWS:
-            return False
-        work(logits, results, 0, rows, None)
-        return True
-
-    return small
-
-
-def over_small_gradients(work):
-    """The same for gradients from two arrays."""
-
-    def small(g, y, out):
-        gradients, outputs, results = view(g), view(y), view(out)
-        rows, classes = g.shape
-        size = rows * classes * g.itemsize
-        plain = (
-            is_plain(g, g.shape)
-            and is_plain(y, g.shape)
-            and is_plain(out, g.shape)
-            and are_apart(results, gradients, size, size, True)
-            and are_apart(results, outputs, size, size, True)
-        )
-        if not plain or rows * classes > SMALL:
-            return False
-        work(gradients, results, 0, rows, outputs)
-        return True
-
-    return small
-
-
-@inlined
-def is_plain(array, shape):
-    """Whether this is contiguous, of that shape and not empty."""
-    step = array.itemsize
-    return array.size > 0 and array.shape == shape and array.strides == (shape[1] * step, step)
-
-
-@inlined
-def are_apart(out, x, out_bytes, bytes_read, may_be_one):
-    """Whether two contiguous arrays have no memory in common, or are one if they may be."""
-    distance = address(out) - address(x)
-    return (distance == 0 and may_be_one) or distance >= bytes_read or -distance >= out_bytes
-
-
-def over_small_losses(work, place):
-    """The mean loss of a few plain rows in one call: as `losses.read_labels`, then the sum of the losses.
-
-    `place` is where results go: gradients to `out`, losses to their table.
-    """
-
-    def small(x, labels, out, limits):
-        rows = x.shape[0]
-        table, none, no_weights = np.empty((rows, 1)), np.empty((0, 1)), np.empty(0)
-        bad, wrong, count = losses.labels_read(labels, table, 0, rows, limits)
-        total = 0.0
-        if bad < 0 and count > 0:
-            extra = (view(table), view(none), view(no_weights), 1.0, 0.0, 0.0, 0.0, 1.0 / count, 0.0)
-            work(view(x), view(place(out, table)), 0, rows, extra)
-            total = soft_targets.column_total(view(table))
-        table[0, 0] = 0.0  # it lives until here: a view keeps nothing alive
-        return bad, wrong, count, total
-
-    return small
-
-
-@inlined
-def to_out(out, table):
-    return out
-
-
-@inlined
-def to_table(out, table):
-    return table
 
 
 def over_columns(work, write=store_tile):
@@ -219,6 +141,32 @@ def over_narrow(work, write=store_columns):
     return loop
 
 
+def over_batches(work):
+    """``work(like, x, out, row, count, extra, rooms)`` for as many rows as lanes, and what is left of them."""
+
+    def loop(x, out, first, last, tasks, extra):
+        n = x.shape[0]
+        for task in prange(first, last):
+            logits, results, more = view(x), view(out), view(extra)
+            like = lanes_of(logits)
+            eight, many, w = doubles(0.0), wide(like), width(like)
+            rooms = (
+                scratch(like, 16),
+                scratch(like, 16),
+                scratch(like, 16),
+                scratch(eight, 16),
+                scratch(eight, 16),
+                scratch(many, 8),
+                scratch(many, 8),
+                scratch(many, 8),
+            )
+            for row in range(n * task // tasks, n * (task + 1) // tasks, w):
+                count = min(n * (task + 1) // tasks - row, w)
+                work(like, logits, results, row, count, more, rooms)
+
+    return loop
+
+
 def over_single_blocks(work):
     """``work(x, out, states, row, block, extra)`` for each block of each row."""
 
@@ -301,6 +249,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         rows=over_rows(rows.softmax_rows),
         pairs=over_rows(pairs.softmax_pairs),
         narrow=over_narrow(columns.softmax_columns),
+        batches=over_batches(batches.softmax_batch),
         columns=over_columns(columns.softmax_columns),
         split=over_blocks(split.softmax_blocks),
     ),
@@ -310,6 +259,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         rows=over_rows(rows.log_softmax_rows),
         pairs=over_rows(pairs.log_softmax_pairs),
         narrow=over_narrow(columns.log_softmax_columns),
+        batches=over_batches(batches.log_softmax_batch),
         columns=over_columns(columns.log_softmax_columns),
         split=over_blocks(split.log_softmax_blocks),
     ),
@@ -318,6 +268,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         (SCALE, SCALE),
         rows=over_rows(rows.logsumexp_rows),
         narrow=over_narrow(columns.logsumexp_columns),
+        batches=over_batches(batches.logsumexp_batch),
         columns=over_columns(columns.logsumexp_columns),
         split=over_blocks(split.logsumexp_blocks),
     ),
@@ -338,6 +289,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         (loss(2), loss(3)),
         types.float64,
         rows=over_rows(losses.loss_rows),
+        batches=over_batches(loss_batches.loss_batch),
         narrow=over_narrow(loss_columns.loss_columns, tiles.no_columns),
         columns=over_columns(loss_columns.loss_columns, tiles.no_tile),
     ),
@@ -345,6 +297,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         "cross_entropy_with_grad",
         (loss(2), loss(3)),
         rows=over_rows(losses.loss_with_gradient_rows),
+        batches=over_batches(loss_batches.loss_with_gradient_batch),
         narrow=over_narrow(loss_columns.loss_with_gradient_columns),
         columns=over_columns(loss_columns.loss_with_gradient_columns),
         split=over_blocks(loss_blocks.gradient_blocks),

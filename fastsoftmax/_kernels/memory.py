@@ -127,6 +127,37 @@ def scratch(typingctx, like, rows):
 
 
 @intrinsic(prefer_literal=True)
+def rows_in(typingctx, room):
+    """The view ``[row, lane]`` of scratch room ``[0, row, lane]``."""
+    if not isinstance(room, ViewType) or room.ndim != 3:
+        return None
+    made = ViewType(room.dtype, 2)
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(room)(context, builder, value=args[0])
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        target.data = source.data
+        target.shape = cgutils.pack_array(builder, cgutils.unpack_tuple(builder, source.shape)[1:])
+        target.strides = cgutils.pack_array(builder, cgutils.unpack_tuple(builder, source.strides)[1:])
+        return target._getvalue()
+
+    return made(room), codegen
+
+
+@intrinsic(prefer_literal=True)
+def everywhere(typingctx, like, array, index):
+    """One number of a view of the lanes' type, in every lane of a vector like `like`."""
+    if not _indexed(array, index) or not isinstance(like, VectorType) or array.dtype != like.element:
+        return None
+
+    def codegen(context, builder, sig, args):
+        address = _address(context, builder, args[1], array, args[2], index)
+        return _splat(builder, builder.load(address, align=1), like.lanes)
+
+    return like(like, array, index), codegen
+
+
+@intrinsic(prefer_literal=True)
 def terms_in(typingctx, like, sums):
     """The scratch room of sums as room for sixteen vectors like `like`, which is never larger."""
     if not isinstance(like, VectorType) or not isinstance(sums, ViewType):

@@ -48,6 +48,12 @@ def ask_for(like, array, row, j, to_write):
 @inlined
 def row_top(like, x, row, start, stop):
     """The maximum of ``x[row, start:stop]`` in every lane; NaN counts for nothing, no element gives -inf."""
+    return largest(lane_tops(like, x, row, start, stop))
+
+
+@inlined
+def lane_tops(like, x, row, start, stop):
+    """The same, with a maximum in each lane."""
     w = width(like)
     a = full(like, -np.inf)
     b, c, d = a, a, a
@@ -60,13 +66,16 @@ def row_top(like, x, row, start, stop):
         d = bigger(load(like, x, (row, j + 3 * w), None, 0.0), d)
         j += 4 * w
     a = top_tail(like, x, row, j, stop, a)
-    return largest(bigger(bigger(a, b), bigger(c, d)))
+    return bigger(bigger(a, b), bigger(c, d))
 
 
 @inlined
 def top_tail(like, x, row, start, stop, top):
     """The maxima of what is left of a row, fewer than four vectors."""
     w = width(like)
+    if stop - start == 2 * w:
+        v = load(abreast(like, 2), x, (row, start), None, 0.0)
+        return bigger(bigger(part(v, 0, like), part(v, 1, like)), top)
     if stop - start > 2 * w:
         v = load(abreast(like, 4), x, (row, start), stop - start, -np.inf)
         a, b = bigger(part(v, 0, like), part(v, 1, like)), bigger(part(v, 2, like), part(v, 3, like))
@@ -168,6 +177,14 @@ def visit4(like, x, out, top, row, j, count, shape, scale, total, tops):
 @inlined
 def row_sum(like, x, out, top, row, start, stop, shape, scale):
     """The sum of the terms of ``x[row, start:stop]`` and, with a `top`, how many are it and not in the sum."""
+    total, tops = lane_sums(like, x, out, top, row, start, stop, shape, scale)
+    number, rest = across(like, total)
+    return number, rest, np.float64(tops)
+
+
+@inlined
+def lane_sums(like, x, out, top, row, start, stop, shape, scale):
+    """The same, with the sum still in its lanes."""
     w = width(like)
     total, tops = empty_sum(like), 0
     j = start
@@ -175,15 +192,17 @@ def row_sum(like, x, out, top, row, start, stop, shape, scale):
         ask_for(like, out, row, j, True)
         total, tops = visit4(like, x, out, top, row, j, None, shape, scale, total, tops)
         j += 4 * w
-    total, tops = sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
-    number, rest = across(like, total)
-    return number, rest, np.float64(tops)
+    return sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
 
 
 @inlined
 def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     """The sum with what is left of a row, fewer than four vectors."""
     w, left = width(like), stop - j
+    if left == 2 * w:
+        v, e = visit(abreast(like, 2), x, out, row, j, None, shape, scale)
+        e, equal = others_of(v, top, e)
+        return add(total, part(e, 0, like) + part(e, 1, like)), tops + equal
     if left > 2 * w:
         return visit4(like, x, out, top, row, j, left, shape, scale, total, tops)
     if left > w:
@@ -222,7 +241,9 @@ def along(at):
         while j + 4 * w <= stop:
             at(abreast(like, 4), x, out, row, j, None, more)
             j += 4 * w
-        if stop - j > 2 * w:
+        if stop - j == 2 * w:
+            at(abreast(like, 2), x, out, row, j, None, more)
+        elif stop - j > 2 * w:
             at(abreast(like, 4), x, out, row, j, stop - j, more)
         elif stop - j > w:
             at(abreast(like, 2), x, out, row, j, stop - j, more)
