@@ -1,175 +1,79 @@
-"""Compare fastsoftmax with a copy of the same bytes and with other libraries: are the targets met?
+"""Compare fastsoftmax with a copy of the same bytes, the machine's limit and other libraries: are the targets met?
 
-Everything is measured in turn in one process, on two threads, with float32 logits and a
-preallocated result wherever a library can take one; the whole table is measured twice, and a target
-is met when either run meets it. Peers that are not installed, or lack the function, are shown as '-'.
+Everything is measured in turn in one process. Peers that are not installed, or lack the function, are left out; of
+several ways to call one the fastest counts.
 
-    python asv_bench/compare.py
-    python asv_bench/compare.py --only 'softmax 1x' --json compare.json
+    python asv_bench/compare.py                                  # float32, two threads: some ten minutes
+    python asv_bench/compare.py --section dtypes --section 'one thread'
+    python asv_bench/compare.py --only 'softmax 1x' --quick
+    python asv_bench/compare.py --json grid.json --pictures docs
+    python asv_bench/compare.py --draw grid.json --pictures docs
 
-Exit code 1: a target was missed in both runs.
+Exit code 1: a target was missed in all runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import math
-import platform
 import re
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-from benchmarks._measure import medians_in_turn
-from cases import CASES, COPY, Case, Limit
-from peers import OURS, PEERS, THREADS, Contender, Data
+from tqdm import tqdm
 
-import fastsoftmax
+from fastsoftmax._bench import grid, report
+from fastsoftmax._bench.cases import Case, sections
+from fastsoftmax._bench.measure import BRISK, QUICK, THOROUGH
 
-RUNS = 2
-
-
-def measure(case: Case) -> dict[str, float]:
-    """Give the median seconds per call of every peer that is installed."""
-    data = Data.of(case)
-    contenders: dict[str, Contender] = {}
-    for peer, prepare in PEERS.items():
-        try:
-            for way, contender in enumerate(prepare(case, data)):
-                contenders[f"{peer}#{way}"] = contender
-        except ImportError:
-            continue
-    seconds = medians_in_turn({name: c.call for name, c in contenders.items()}, case.rounds)
-    check_results(case, contenders)
-    best: dict[str, float] = {}
-    for name, value in seconds.items():
-        peer = name.partition("#")[0]
-        best[peer] = min(value, best.get(peer, value))
-    return best
+EFFORTS = {"quick": QUICK, "brisk": BRISK, "thorough": THOROUGH}
 
 
-def check_results(case: Case, contenders: dict[str, Contender]) -> None:
-    """Make sure that all of them computed the same thing: the first rows are enough to tell."""
-    expected = contenders[f"{OURS}#0"].results()
-    for name, contender in contenders.items():
-        if name.startswith(COPY):
-            continue
-        for got, right in zip(contender.results(), expected, strict=True):
-            # The gradient of a target is a difference, of which others lose digits.
-            atol = 1e-6 * float(np.max(np.abs(right))) if case.function == "cross_entropy_with_grad" else 0
-            np.testing.assert_allclose(head(got), head(right), rtol=1e-4, atol=atol, err_msg=f"{name}: {case.name}")
+def chosen(names: list[str], pattern: str, targets: bool) -> list[Case]:
+    """The cases of some sections whose names fit the pattern; with `targets`, only those with targets of their own."""
+    cases = [case for name in names for case in sections()[name]]
+    return [case for case in cases if re.search(pattern, case.name) and (case.special or not targets)]
 
 
-def head(result: np.ndarray) -> np.ndarray:
-    return np.atleast_1d(result)[:8]
-
-
-def ratio(limit: Limit, seconds: dict[str, float]) -> float | None:
-    against = seconds.get(limit.against)
-    return None if against is None else seconds[OURS] / against
-
-
-def verdict(case: Case, runs: list[dict[str, float]]) -> str:
-    """Judge each limit by the run that does best on it, and the case by all of its limits."""
-    words = set()
-    for limit in case.limits:
-        ratios = [r for r in (ratio(limit, seconds) for seconds in runs) if r is not None]
-        words.add(("met" if min(ratios) <= limit.share else "MISSED") if ratios else "not measured")
-    return next(word for word in ("MISSED", "not measured", "met") if word in words)
-
-
-def environment() -> dict[str, object]:
-    """Say what a reader must know to judge the numbers."""
-    packages = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "scipy": "SciPy"}
-    versions = {}
-    for package, name in packages.items():
-        try:
-            versions[name] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "-"
-    config = fastsoftmax.show_config(mode="dicts")
-    keys = ["cpu", "instruction_set", "processors", "caches", "threading_layer"]
-    own = ["fastsoftmax", "numpy", "numba", "llvmlite"]
-    return {
-        **{key: config[key] for key in keys},
-        "platform": platform.platform(),
-        "threads": THREADS,
-        "versions": {
-            "Python": platform.python_version(),
-            **{key: config[key] for key in own},
-            **versions,
-        },
-    }
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    unit, scale = ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
-    return f"{seconds * scale:.3g} {unit}" if seconds * scale < 100 else f"{seconds * scale:.0f} {unit}"
-
-
-def table_line(case: Case, runs: list[dict[str, float]]) -> str:
-    """Give the times of the run that is farthest below its limits, and the ratios of all runs."""
-
-    def distance(seconds: dict[str, float]) -> float:
-        ratios = [(ratio(limit, seconds), limit.share) for limit in case.limits]
-        return max(math.inf if r is None else r / share for r, share in ratios)
-
-    shown = min(runs, key=distance)
-    ratios = [[ratio(limit, seconds) for seconds in runs] for limit in case.limits]
-    cells = [
-        case.name,
-        *(duration(shown.get(peer)) for peer in PEERS),
-        "; ".join(", ".join("-" if r is None else f"{r:.2f}" for r in of_limit) for of_limit in ratios),
-        "; ".join(map(str, case.limits)),
-        verdict(case, runs),
-    ]
-    return "| " + " | ".join(cells) + " |"
+def tell(results: list[grid.Result]) -> None:
+    print(report.markdown(report.header(results), report.rows(results)), end="\n\n")
+    print(report.markdown(report.SUMMARY_HEADER, report.summary_rows(results)))
+    missed = [result.case.name for result in results if result.verdict == grid.MISSED]
+    print(f"\n{len(results) - len(missed)} of {len(results)} cases meet their targets")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="REGEX", default="", help="lines whose name it matches")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all the numbers there too")
+    parser.add_argument("--section", action="append", choices=list(sections()), help="default: float32")
+    parser.add_argument("--only", metavar="REGEX", default="", help="cases whose name it matches")
+    parser.add_argument("--targets", action="store_true", help="only cases that have targets of their own")
+    parser.add_argument("--quick", dest="effort", action="store_const", const="quick", default="brisk")
+    parser.add_argument("--thorough", dest="effort", action="store_const", const="thorough")
+    parser.add_argument("--runs", type=int, default=1, help="go through all cases so many times; the best run counts")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all the numbers there too, case by case")
+    parser.add_argument("--draw", metavar="FILE", type=Path, help="measure nothing: show the numbers of this file")
+    parser.add_argument("--pictures", metavar="FOLDER", type=Path, help="draw them there (needs matplotlib)")
     arguments = parser.parse_args(argv)
-    cases = [case for case in CASES if re.search(arguments.only, case.name)]
-    if not cases:
-        names = ", ".join(case.name for case in CASES)
-        parser.error(f"--only {arguments.only!r} matches none of: {names}")
-
-    fastsoftmax.set_num_threads(THREADS)
-    about = environment()
+    if arguments.draw:
+        about, results = grid.read(arguments.draw)
+    else:
+        cases = chosen(arguments.section or ["float32"], arguments.only, arguments.targets)
+        if not cases:
+            parser.error(f"--only {arguments.only!r} matches no case of these sections")
+        about, results = grid.environment(), [grid.Result(case) for case in cases]
+        for run in range(arguments.runs):
+            for result in tqdm(results, desc=f"run {run + 1} of {arguments.runs}", file=sys.stderr):
+                result.runs.append(grid.measure(result.case, EFFORTS[arguments.effort]))
+                if arguments.json:
+                    grid.write(arguments.json, about, [some for some in results if some.runs])
     for key, value in about.items():
         print(f"{key}: {value}")
-    runs: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
-    for run in range(RUNS):
-        for case in cases:
-            print(f"run {run + 1} of {RUNS}: {case.name}", file=sys.stderr)
-            runs[case].append(measure(case))
-
     print()
-    print("| float32 | " + " | ".join(PEERS) + " | ratios | at most | |")
-    print("|---|" + "---|" * (len(PEERS) + 3))
-    for case in cases:
-        print(table_line(case, runs[case]))
-    verdicts = {case: verdict(case, runs[case]) for case in cases}
-    if arguments.json:
-        lines = [
-            {
-                "name": case.name,
-                "limits": [asdict(limit) for limit in case.limits],
-                "verdict": verdicts[case],
-                "seconds": runs[case],
-            }
-            for case in cases
-        ]
-        report = {"environment": about, "cases": lines}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return 1 if "MISSED" in verdicts.values() else 0
+    tell(results)
+    if arguments.pictures:
+        from pictures import draw
+
+        draw(results, about, arguments.pictures)
+    return 1 if any(result.verdict == grid.MISSED for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarr
     if dtype is None:
         return _quick_rows(operation, x, axis, out)
     result = np.empty(x.shape, x.dtype) if out is None else out
-    if x.size <= _plan.SMALL and _execute.run_small(operation, dtype, x, result):
+    if x.size <= _plan.SMALL and _execute.small(operation, dtype)(x, result):
         return result
     if not _arguments.plain(x, result):
         return None
@@ -51,7 +51,7 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
         sums = out.reshape(-1, 1)
     else:
         return None
-    if not (rows.size <= _plan.SMALL and _execute.run_small("logsumexp", dtype, rows, sums)):
+    if not (rows.size <= _plan.SMALL and _execute.small("logsumexp", dtype)(rows, sums)):
         plan = _plan.rows("logsumexp", dtype, *rows.shape, _execute.get_num_threads(), True)
         _execute.run(plan, rows, sums)
     return sums.reshape(shape)[()] if out is None else out
@@ -62,7 +62,7 @@ def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | 
     small = _arguments.two_axes(g, axis, out)
     if small is not None and g.size <= _plan.SMALL and _arguments.two_axes(y, axis, g) is not None:
         result = np.empty(g.shape, g.dtype) if out is None else out
-        if _execute.run_small(operation, small, g, y, result):
+        if _execute.small(operation, small)(g, y, result):
             return result
     rows, outputs = _arguments.rows_of(g, axis), _arguments.rows_of(y, axis)
     dtype = None if rows is None else _arguments.native_name(rows)

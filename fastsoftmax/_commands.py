@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 import fastsoftmax
-from fastsoftmax import _demo, _evaluate
+from fastsoftmax import _demo, _evaluate, _measured
 
 app = typer.Typer(
     name="fastsoftmax",
@@ -168,6 +168,23 @@ def info(as_json: AsJson = False) -> None:
         return
     caches = ", ".join(f"{level} {size // 1024} KiB" for level, size in config["caches"].items())
     _print_table({name: str(value) for name, value in (config | {"caches": caches}).items()})
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="A few cases, measured briefly.")] = False,
+    only: Annotated[str, typer.Option("--only", metavar="REGEX", help="Cases whose name it matches.")] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers there.")] = None,
+) -> None:
+    """Measure it here against whatever other libraries are installed.
+
+    PyTorch, ONNX Runtime, JAX and SciPy take part where they are installed, plain NumPy always does, and so do a copy
+    of the logits and the machine's limit, a parallel loop over the same bytes.
+    """
+    try:
+        _measured.show(Console(), quick, only, json_file)
+    except ValueError as error:
+        _fail(f"bench: {error}")
 
 
 @app.command()

@@ -320,21 +320,8 @@ def total(values: np.ndarray) -> float:
     return sum_of
 
 
-def run_small(operation: str, dtype: str, *arrays: np.ndarray) -> bool:
-    """Do a call on small plain rows, and say whether it was one; all arrays, `out` last, have two axes and `dtype`."""
-    done: bool = _small(operation, dtype)(*arrays)
-    return done
-
-
-def run_small_loss(
-    operation: str, dtype: str, x: np.ndarray, labels: np.ndarray, out: np.ndarray, ignored: int
-) -> tuple[int, int, int, float]:
-    """The sum of the losses of a few plain rows, as `read_labels` with the sum last."""
-    found: tuple[int, int, int, float] = _small(operation, dtype)(x, labels, out, (x.shape[1], ignored))
-    return found
-
-
-def _small(operation: str, dtype: str) -> Callable[..., Any]:
+def small(operation: str, dtype: str) -> Callable[..., Any]:
+    """The compiled code for a few small plain rows (see `_kernels.small`), to be called with the arrays."""
     code = _small_code.get((operation, dtype))
     if code is None:
         code = _small_code[operation, dtype] = SMALL_KERNELS[operation].compiled(dtype, False, False)

@@ -55,7 +55,7 @@ def quick(operation: str, logits: Any, target: Any, axis: Any, out: Any) -> tupl
     small = rows <= _plan.FEW_ROWS and logits.size <= _plan.SMALL
     if small:
         place = logits if gradient is None else gradient  # without a gradient nothing is written there
-        bad, label, count, total = _execute.run_small_loss(operation, name, logits, target, place, ignored)
+        bad, label, count, total = _execute.small(operation, name)(logits, target, place, (classes, ignored))
     else:
         table = np.empty((rows, 1))
         bad, label, count = _execute.read_labels(target, table, classes, ignored)

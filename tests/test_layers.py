@@ -37,13 +37,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_config": {"_machine", "_execute", "_version"},
     "__init__": PUBLIC | {"_config", "_execute", "_version"},
     "cli": {"__init__", "_commands", "_demo"},
-    "_commands": {"__init__", "_demo", "_evaluate"},
+    "_commands": {"__init__", "_demo", "_evaluate", "_measured"},
     "_demo": {"__init__"},
+    "_bench": {"__init__", "_bench"},
+    "_measured": {"__init__", "_bench"},
     "_evaluate": {"__init__"},
     "__main__": {"cli"},
 }
 ANYWHERE = {"numba", "llvmlite", "numpy", "ml_dtypes"}
-THIRD_PARTY = {name: {"rich", "typer", "numpy"} for name in ("cli", "_commands", "_demo", "_evaluate")}
+THIRD_PARTY = {
+    **{name: {"rich", "typer", "numpy"} for name in ("cli", "_commands", "_demo", "_evaluate", "_measured")},
+    "_bench": {"numba", "numpy", "ml_dtypes", "onnx", "onnxruntime", "torch", "jax", "scipy"},
+}
 
 
 def module_files() -> list[Path]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 import fastsoftmax
+from fastsoftmax._bench.measure import Call
 
 from ._family import _Family, logits
-from ._measure import Call
 
 # name: (shape, axis), one for each kernel and each place of the data, from registers to memory
 CASES = {

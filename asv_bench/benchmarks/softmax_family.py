@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 import fastsoftmax
+from fastsoftmax._bench.measure import Call
 
 from ._family import _Family, logits
-from ._measure import Call
 
 # name: (shape, axis), one for each kernel and each place of the data, from registers to memory
 CASES = {

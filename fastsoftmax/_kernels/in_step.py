@@ -11,7 +11,7 @@ from typing import Any
 
 from .jit import inlined
 from .memory import lanes_of
-from .online import frame
+from .online import frame, is_near, without_shift
 from .visits import row_sum, row_top, scale_row, three_visits
 
 # Rows of up to this many classes are worked on several at a time: six of them share the second cache. Not so longer
@@ -59,14 +59,18 @@ def in_step(next_row: Any, look: Any, counted: Any, settle: Any, finish: Any, no
             nearest = min(beyond, last - 1)
             seen = look(like, x, row, top, extra)
             shape, needed = frame(top, scale), counted(top)
-            if before >= 0:
+            if before >= 0 and is_near(shape):
+                near = without_shift(shape)
                 total, rest, count, top_beyond = three_visits(
-                    like, x, out, needed, row, nearest, before, shape, scale, result_before[0]
+                    like, x, out, needed, row, nearest, before, near, scale, result_before[0]
                 )
-                finish(out, before, result_before[1], result_before[2])
             else:
                 total, rest, count = row_sum(like, x, out, needed, row, 0, n, shape, scale)
                 top_beyond = row_top(like, x, nearest, 0, n)
+                if before >= 0:
+                    scale_row(like, x, out, before, 0, n, result_before[0])
+            if before >= 0:
+                finish(out, before, result_before[1], result_before[2])
             result_before = result
             result = settle(like, row, seen, top, shape, total, rest, count, extra)
             before, behind = behind, row

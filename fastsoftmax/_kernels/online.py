@@ -132,9 +132,28 @@ def frame(top, scale):
 
 
 @inlined
+def is_near(frame):
+    """Whether nothing is taken out of x: almost every row."""
+    return lane(frame.shift, 0) == 0.0
+
+
+@inlined
+def without_shift(frame):
+    """The frame of such a row, whose terms take an operation less."""
+    return Frame(None, frame.floor, frame.magic, frame.k, frame.peak, frame.lost)
+
+
+@by_type
+def from_shift(x, shift):
+    if isinstance(shift, types.NoneType):
+        return lambda x, shift: x
+    return lambda x, shift: x - shift
+
+
+@inlined
 def term(x, frame, scale):
     """The lanes of x as terms; exactly 0 from the floor down, so that -inf and absent lanes leave no trace."""
-    v = x - frame.shift
+    v = from_shift(x, frame.shift)
     z, tail = scaled(select(v < frame.floor, frame.floor, v), scale)
     k, power = nearest_power(z, frame.magic)
     return fma(exp_near(z, tail, k), power, power)

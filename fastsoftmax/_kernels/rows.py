@@ -11,7 +11,7 @@ from .in_step import in_step, worth_pipelining
 from .jit import by_type, inlined, piece
 from .lengths import BLOCK, SHORT_ROW
 from .memory import lanes_of, load, store
-from .online import frame, scaled
+from .online import frame, is_near, scaled, without_shift
 from .shuffles import rotate
 from .simd import HalfType, doubles, full, is_single, select, width
 from .state import at_infinity, factor_of, factor_of_state, finite_rest, log_others, log_total, merge, others
@@ -206,7 +206,12 @@ def over_states(write):
             for row in range(first, last):
                 shape, ahead = frame(top, scale), min(row + 1, last - 1)
                 nan = nan_of(like, x, row, 0, n, scalar(top))
-                total, rest, count, top_ahead = three_visits(like, x, None, top, row, ahead, row, shape, scale, None)
+                if is_near(shape):
+                    near = without_shift(shape)
+                    total, rest, count, top_ahead = three_visits(like, x, None, top, row, ahead, row, near, scale, None)
+                else:
+                    total, rest, count = row_sum(like, x, None, top, row, 0, n, shape, scale)
+                    top_ahead = row_top(like, x, ahead, 0, n)
                 state = state_of_sums(like, nan, top, shape, total, rest, count, scale)
                 write(like, x, out, row, state, scale)
                 top = top_ahead

@@ -60,7 +60,9 @@ def abreast(typingctx, v, times):
 
 @intrinsic(prefer_literal=True)
 def repeated(typingctx, v, like):
-    """A vector as often abreast as `like` has room for it."""
+    """A vector as often abreast as `like` has room for it; None stays None."""
+    if isinstance(v, types.NoneType):
+        return v(v, like), lambda context, builder, sig, args: context.get_dummy_value()
     if not isinstance(v, VectorType) or not isinstance(like, VectorType):
         return None
     lanes = list(range(v.lanes)) * (like.lanes // v.lanes)

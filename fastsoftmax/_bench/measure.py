@@ -7,20 +7,42 @@ import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 Call = Callable[[], object]
 
-# The thread pool of the contender before goes on spinning for some milliseconds, on the very
-# processors that the next one needs: each is run for this long before its turn is timed.
-WARM_NS = 20_000_000
-# A turn has samples for this long, one at least.
-TURN_NS = 10_000_000
+
+@dataclass(frozen=True)
+class Effort:
+    """How long is measured.
+
+    Attributes
+    ----------
+    rounds
+        Turns of each contender.
+    warm_ns
+        A contender is run for so long before its turn is timed: the thread pool of the one before goes on spinning for
+        some milliseconds, on the very processors that the next one needs.
+    turn_ns
+        A turn has samples for so long, one at least.
+    budget_ns
+        A contender that has had so much, `least_turns` times, sits the other rounds out.
+    """
+
+    rounds: int = 21
+    warm_ns: int = 20_000_000
+    turn_ns: int = 10_000_000
+    budget_ns: int = 5_000_000_000
+    least_turns: int = 3
+
+
+THOROUGH = Effort()
+BRISK = Effort(rounds=9, warm_ns=10_000_000, budget_ns=800_000_000, least_turns=2)
+QUICK = Effort(rounds=3, warm_ns=5_000_000, turn_ns=5_000_000, budget_ns=200_000_000, least_turns=1)
+
 # A sample has so many calls that the clock does not matter, but is shorter than a time slice of the
 # scheduler: another process then spoils some samples, which the median drops, and not all.
 SAMPLE_NS = 1_000_000
-# A contender that has had this much, MIN_TURNS times, sits the other rounds out.
-BUDGET_NS = 5_000_000_000
-MIN_TURNS = 3
 
 
 def elapsed_ns(call: Call, loops: int) -> int:
@@ -40,38 +62,38 @@ def loops_per_sample(call: Call) -> int:
     return loops
 
 
-def warm(call: Call) -> None:
-    """Call for at least `WARM_NS`, once at least."""
-    end = time.perf_counter_ns() + WARM_NS
+def warm(call: Call, warm_ns: int) -> None:
+    """Call for at least so long, once at least."""
+    end = time.perf_counter_ns() + warm_ns
     call()
     while time.perf_counter_ns() < end:
         call()
 
 
-def turn(call: Call, loops: int) -> list[float]:
+def turn(call: Call, loops: int, effort: Effort) -> list[float]:
     """Warm up, then give samples of seconds per call."""
-    warm(call)
-    samples = []
-    end = time.perf_counter_ns() + TURN_NS
+    warm(call, effort.warm_ns)
+    samples: list[float] = []
+    end = time.perf_counter_ns() + effort.turn_ns
     while not samples or time.perf_counter_ns() < end:
         samples.append(elapsed_ns(call, loops) * 1e-9 / loops)
     return samples
 
 
-def medians_in_turn(contenders: Mapping[str, Call], rounds: int) -> dict[str, float]:
+def medians_in_turn(contenders: Mapping[str, Call], effort: Effort = THOROUGH) -> dict[str, float]:
     """Give the median seconds per call of each contender; in a round each of them has a turn."""
     loops = {}
     for name, call in contenders.items():
         call()  # whatever happens only once: compiling, first touch of the memory
-        warm(call)
+        warm(call, effort.warm_ns)
         loops[name] = loops_per_sample(call)
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     spent = dict.fromkeys(contenders, 0)
-    for done in range(rounds):
+    for done in range(effort.rounds):
         for name, call in contenders.items():
-            if done < MIN_TURNS or spent[name] < BUDGET_NS:
+            if done < effort.least_turns or spent[name] < effort.budget_ns:
                 start = time.perf_counter_ns()
-                samples[name] += turn(call, loops[name])
+                samples[name] += turn(call, loops[name], effort)
                 spent[name] += time.perf_counter_ns() - start
     return {name: statistics.median(values) for name, values in samples.items()}
 

@@ -1,0 +1,167 @@
+"""The grid of benchmarks: what is in it, how it judges, and that every peer computes what it is compared on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import invoke
+
+from fastsoftmax._bench import grid, report
+from fastsoftmax._bench.cases import (
+    BACKWARD,
+    COPY,
+    FASTEST,
+    FUNCTIONS,
+    MACHINE,
+    NUMPY,
+    PEERS,
+    PYTORCH,
+    SPECIAL,
+    Case,
+    Limit,
+    sections,
+)
+from fastsoftmax._bench.measure import Effort, medians_in_turn, peak_bytes
+from fastsoftmax._bench.peers import ALL, OURS, Data
+
+ASV_BENCH = Path(__file__).parents[1] / "asv_bench"
+INSTANT = Effort(rounds=1, warm_ns=0, turn_ns=0, budget_ns=0, least_turns=1)
+
+SHAPES = [
+    "1x10", "1x1000", "64x10", "33x257", "256x1000", "1x32000", "1x128256", "1x1000000", "8x32000", "4096x64",
+    "4096x1024", "2048x32000", "262144x10", "1000000x2", "65536x32", "8192x8192",
+]  # fmt: skip
+STRIDED = ["8x21x256x256 axis 1", "1x150x512x512 axis 1", "1000x4096 axis 0", "64x1000x49 axis 1"]
+
+
+def test_the_grid_has_every_function_on_every_shape() -> None:
+    named = {case.name for case in sections()["float32"]}
+    assert {f"{function} {shape}" for function in FUNCTIONS for shape in (*SHAPES, *STRIDED)} <= named
+    assert set(SPECIAL) <= named
+
+
+def test_the_other_sections() -> None:
+    made = sections()
+    assert {case.dtype for case in made["dtypes"]} == {"float64", "bfloat16", "float16"}
+    assert not any(case.out for case in made["without out"])
+    assert {case.threads for case in made["one thread"]} == {1}
+    names = [case.name for cases in made.values() for case in cases]
+    assert len(set(names)) == len(names)
+
+
+def result(*runs: dict[str, float], special: tuple[Limit, ...] = (), shape: tuple[int, ...] = (4, 4)) -> grid.Result:
+    return grid.Result(Case("softmax", shape, special=special), list(runs))
+
+
+def test_verdicts() -> None:
+    assert result({OURS: 1.0, PYTORCH: 1.3, NUMPY: 9.0}).verdict == grid.MET
+    assert result({OURS: 1.0, PYTORCH: 1.1, NUMPY: 9.0}).verdict == grid.MISSED  # 1.2 times as fast is asked
+    assert result({OURS: 1.0, PYTORCH: 1.1}, {OURS: 1.0, PYTORCH: 1.3}).verdict == grid.MET  # in either run
+    assert result({OURS: 1.0, COPY: 0.1, MACHINE: 0.1}).verdict == grid.NOT_MEASURED  # no peers
+    assert result({OURS: 1.0, PYTORCH: 1.0}, shape=(1, 10)).verdict == grid.MET
+    of_a_copy = (Limit(1.0, COPY),)
+    assert result({OURS: 1.0, PYTORCH: 9.0, COPY: 0.9}, special=of_a_copy).verdict == grid.MISSED
+    assert result({OURS: 1.0, PYTORCH: 9.0, COPY: 1.1}, special=of_a_copy).verdict == grid.MET
+
+
+def test_beyond_the_caches_the_machine_is_the_limit() -> None:
+    large, small = Case("softmax", (8192, 8192)), Case("softmax", (256, 1000))
+    assert [limit.against for limit in large.limits] == [FASTEST, MACHINE]
+    assert [limit.against for limit in small.limits] == [FASTEST]
+    assert grid.Result(large, [{OURS: 1.0, PYTORCH: 9.0, MACHINE: 0.91}]).verdict == grid.MET
+    assert grid.Result(large, [{OURS: 1.0, PYTORCH: 9.0, MACHINE: 0.89}]).verdict == grid.MISSED
+
+
+def test_summary() -> None:
+    results = [result({OURS: 1.0, PYTORCH: 2.0}), result({OURS: 1.0, PYTORCH: 8.0}, shape=(5, 5))]
+    ((function, mean, least, where, verdict),) = grid.summary(results)
+    assert (function, where, verdict) == ("softmax", "softmax 4x4", "met (1.8)")
+    assert mean == pytest.approx(4.0)
+    assert least == pytest.approx(2.0)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "grid.json"
+    results = [result({OURS: 1.0, PYTORCH: 2.0}, special=(Limit(0.75, PYTORCH),))]
+    grid.write(path, {"cpu": "some"}, results)
+    assert list(tmp_path.iterdir()) == [path]
+    assert grid.read(path) == ({"cpu": "some"}, results)
+    assert json.loads(path.read_text())["cases"][0]["verdict"] == grid.MET
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(("shape", "axis"), [((5, 7), -1), ((2, 5, 3, 4), 1)])
+def test_every_peer_that_is_installed_agrees(function: str, dtype: str, shape: tuple[int, ...], axis: int) -> None:
+    for out in (True, False):
+        case = Case(function, shape, axis, dtype, out=out, threads=1)
+        seconds = grid.measure(case, INSTANT)  # which compares the results
+        assert {OURS, COPY} <= set(seconds)
+        assert (MACHINE in seconds) == (function not in BACKWARD)
+
+
+def test_a_peer_that_disagrees_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(case: Case, data: Data) -> Any:
+        (contender,) = ALL[OURS](case, data)
+        yield type(contender)(contender.call, lambda: (contender.results()[0] * 1.01,))
+
+    monkeypatch.setitem(ALL, NUMPY, wrong)
+    with pytest.raises(AssertionError, match="softmax 5x7"):
+        grid.measure(Case("softmax", (5, 7), threads=1), INSTANT)
+
+
+def test_contenders_take_turns() -> None:
+    calls: list[str] = []
+    effort = Effort(rounds=3, warm_ns=0, turn_ns=0, budget_ns=10**12, least_turns=1)
+    seconds = medians_in_turn({name: lambda name=name: calls.append(name) for name in "ab"}, effort)
+    assert set(seconds) == {"a", "b"}
+    turns = [name for i, name in enumerate(calls) if i == 0 or calls[i - 1] != name]
+    assert turns == list("ab") * 4  # the first time for warming up, then the rounds
+
+
+def test_peak_bytes() -> None:
+    assert peak_bytes(lambda: bytearray(10**6)) >= 10**6
+    assert peak_bytes(lambda: None) < 10**4
+
+
+def test_the_command_measures(tmp_path: Path) -> None:
+    path = tmp_path / "grid.json"
+    done = invoke("bench", "--quick", "--only", "^softmax 1x10$", "--json", path, width=200)
+    assert done.exit_code == 0, done.output
+    assert "softmax 1x10" in done.output
+    _, (measured,) = grid.read(path)
+    assert set(measured.best) <= {OURS, COPY, MACHINE, *PEERS}
+
+
+@pytest.mark.parametrize("pattern", ["nothing like it", "("])
+def test_the_command_refuses_patterns(pattern: str) -> None:
+    done = invoke("bench", "--only", pattern)
+    assert done.exit_code == 2
+    assert "--only" in done.output
+
+
+def test_tables_show_what_was_measured() -> None:
+    results = [result({OURS: 2e-6, PYTORCH: 3e-3, COPY: 1e-6}, special=(Limit(1.0, COPY),))]
+    table = report.markdown(report.header(results), report.rows(results))
+    assert "| case | fastsoftmax | copy | PyTorch | speed-up |" in table
+    assert "| softmax 4x4 | 2 µs | 1 µs | 3 ms | 1500.00 | - | 1 of copy (2.00) | MISSED |" in table
+
+
+def test_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(ASV_BENCH))
+    spec = importlib.util.spec_from_file_location("pictures", ASV_BENCH / "pictures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    pictures = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "pictures", pictures)
+    spec.loader.exec_module(pictures)
+    run = {OURS: 1e-6, PYTORCH: 2e-6, COPY: 1e-6, MACHINE: 1e-6}
+    results = [grid.Result(Case(function, (n, 10)), [run]) for function in FUNCTIONS for n in (4, 40)]
+    pictures.draw(results, grid.environment(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["peers.png", "roofline.png"]
