@@ -3,17 +3,18 @@
 A plan of several tasks runs as a `prange` where that is safe, else on Python threads over the same
 kernels, which release the GIL. It is not safe in a child forked from a process that had launched
 (Numba ends it), nor on the workqueue layer, where two callers at once abort the process.
+Compiled code hears no signal: what takes long is done in several calls, for Ctrl-C to come through between them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import operator
+import importlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -34,120 +35,19 @@ from ._kernels.loops import (
     SUM,
     WEIGHTED,
 )
+from ._machine import get_num_threads as get_num_threads
+from ._machine import set_num_threads as set_num_threads
+from ._machine import threads as threads
 from ._plan import Plan
-
-# -- how many threads
-# --------------------------------------------------------------------------------------
-
-_default: int | None = None  # of the process; None: not asked for yet
-_local: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastsoftmax_threads", default=None)
-
-
-def get_num_threads() -> int:
-    """Return the number of threads that a call made here would use.
-
-    Returns
-    -------
-    int
-        That of the innermost `threads` block, else of `set_num_threads`, else of the environment
-        variable ``FASTSOFTMAX_NUM_THREADS``, else the processors that the affinity mask and the
-        container's quota allow.
-
-    Raises
-    ------
-    ValueError
-        If ``FASTSOFTMAX_NUM_THREADS`` is not an integer of at least 1.
-
-    Examples
-    --------
-    >>> import fastsoftmax
-    >>> with fastsoftmax.threads(1):
-    ...     fastsoftmax.get_num_threads()
-    1
-    """
-    global _default
-    count = _local.get()
-    if count is not None:
-        return count
-    if _default is None:
-        _default = _machine.wanted_threads().number
-    return _default
-
-
-def set_num_threads(n: int) -> None:
-    """Set the number of threads of all calls in this process.
-
-    Results do not depend on it.
-
-    Parameters
-    ----------
-    n : int
-        At least 1.
-
-    Raises
-    ------
-    TypeError
-        If `n` is not an integer.
-    ValueError
-        If `n` is less than 1.
-
-    Examples
-    --------
-    >>> import fastsoftmax
-    >>> before = fastsoftmax.get_num_threads()
-    >>> fastsoftmax.set_num_threads(1)
-    >>> fastsoftmax.get_num_threads()
-    1
-    >>> fastsoftmax.set_num_threads(before)
-    """
-    global _default
-    _default = _checked(n)
-
-
-@contextlib.contextmanager
-def threads(n: int) -> Iterator[None]:
-    """Use `n` threads for the calls in a ``with`` block, in this thread or asyncio task alone.
-
-    Parameters
-    ----------
-    n : int
-        At least 1.
-
-    Raises
-    ------
-    TypeError
-        If `n` is not an integer.
-    ValueError
-        If `n` is less than 1.
-
-    Examples
-    --------
-    >>> import fastsoftmax
-    >>> with fastsoftmax.threads(1):
-    ...     fastsoftmax.softmax([0.0, 0.0])
-    array([0.5, 0.5])
-    """
-    token = _local.set(_checked(n))
-    try:
-        yield
-    finally:
-        _local.reset(token)
-
-
-def _checked(n: Any) -> int:
-    if isinstance(n, (bool, np.bool_)):
-        raise TypeError(f"the number of threads is {n!r}: give an integer of at least 1")
-    try:
-        count = operator.index(n)
-    except TypeError:
-        raise TypeError(f"the number of threads is {n!r}: give an integer of at least 1") from None
-    if count < 1:
-        raise ValueError(f"the number of threads is {count}: give an integer of at least 1")
-    return count
-
 
 # -- who runs the tasks
 # ------------------------------------------------------------------------------------
+
+
+# More parts than this are of no use to any machine, whatever number of threads was asked for.
+MOST_TASKS = 1024
+# Elements that one call of compiled code goes through: a fraction of a second.
+PIECE = 2**26
 
 
 class _Team:
@@ -158,6 +58,7 @@ class _Team:
         self._lock = threading.Lock()
         self._safe: bool | None = None
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._had = threading.local()
         self.layer = "none yet"
 
     def prange_is_safe(self) -> bool:
@@ -172,6 +73,10 @@ class _Team:
         if self._forked:
             self.layer = "python threads (forked process)"
             return False
+        if not numba_parallel._is_initialized and _layer_to_come() == "workqueue":
+            # Asking Numba would start that layer's threads, for nothing.
+            self.layer = WORKQUEUE
+            return False
         try:
             numba_parallel._launch_threads()
             self.layer = numba.threading_layer()
@@ -182,7 +87,7 @@ class _Team:
             self.layer = "python threads (no threading layer)"
             return False
         if self.layer == "workqueue":
-            self.layer = "python threads (workqueue is not thread-safe)"
+            self.layer = WORKQUEUE
             return False
         return True
 
@@ -193,6 +98,41 @@ class _Team:
                 self._pool = count, ThreadPoolExecutor(count, thread_name_prefix="fastsoftmax")
             return self._pool[1]
 
+    def can_start(self, count: int) -> bool:
+        """Whether the calling thread can have `count` with itself: where one cannot start, OpenMP ends the process."""
+        had = getattr(self._had, "count", 1)
+        if count > had:
+            go, trial = threading.Event(), []
+            try:
+                for _ in range(had, count):
+                    thread = threading.Thread(target=go.wait, name="fastsoftmax-trial")
+                    thread.start()
+                    trial.append(thread)
+            except RuntimeError:
+                return False
+            finally:
+                go.set()
+                for thread in trial:
+                    thread.join()
+        self._had.count = count  # if that are fewer, OpenMP lets the others go
+        return True
+
+
+WORKQUEUE = "python threads (workqueue is not thread-safe)"
+
+
+def _layer_to_come() -> str:
+    """The threading layer that Numba is about to choose, or what it was asked for where that cannot be told."""
+    wanted = str(numba.config.THREADING_LAYER).lower()
+    several = {"default": numba.config.THREADING_LAYER_PRIORITY, "forksafe": ["tbb", "workqueue"]}
+    for layer in several.get(wanted, [wanted]):
+        if layer not in ("tbb", "omp"):
+            return str(layer)
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"numba.np.ufunc.{layer}pool")
+            return str(layer)
+    return wanted
+
 
 _team = _Team()
 
@@ -200,6 +140,7 @@ _team = _Team()
 def _after_fork() -> None:
     global _team
     _team = _Team(forked=True)
+    _machine.forget_default()  # this may be a worker of a pool
 
 
 if hasattr(os, "register_at_fork"):
@@ -213,44 +154,100 @@ def threading_layer() -> str:
 
 
 def each(function: Callable[[int], None], count: int, tasks: int) -> None:
-    """``function(i)`` for i in range(count), by `tasks` Python threads; the first error is raised when all are done."""
-    if tasks == 1 or count == 1:
+    """``function(i)`` for i in range(count), by `tasks` Python threads; an error is raised when all have stopped."""
+    tasks = min(tasks, count, MOST_TASKS)
+    if tasks <= 1:
         for i in range(count):
             function(i)
         return
+    parts, stop = deque(range(tasks)), threading.Event()
 
-    def part(task: int) -> None:
+    def work() -> None:
         # The parts are done by threads already: what they call must not share its work again.
         with threads(1):
-            for i in range(count * task // tasks, count * (task + 1) // tasks):
-                function(i)
+            while parts:
+                try:
+                    part = parts.popleft()
+                except IndexError:  # another was faster
+                    return
+                for i in range(count * part // tasks, count * (part + 1) // tasks):
+                    if stop.is_set():
+                        return
+                    function(i)
 
-    pool = _team.pool(tasks - 1)
-    futures = []
-    for task in range(1, tasks):
-        try:
-            futures.append(pool.submit(part, task))
-        except RuntimeError:  # the interpreter is shutting down and starts no more threads
-            part(task)
+    futures: list[Future[None]] = []
     try:
-        part(0)
+        # For want of memory, or as the interpreter ends, no thread may start: what none takes is done by this one.
+        with contextlib.suppress(RuntimeError):
+            pool = _team.pool(tasks - 1)
+            futures.extend(pool.submit(work) for _ in range(1, tasks))
+        work()
+    except BaseException:
+        stop.set()
+        raise
     finally:
-        errors = [future.exception() for future in futures]
-    for error in errors:
-        if error is not None:
-            raise error
+        _wait_for(futures, stop)
 
 
-def _launch(kernel: Any, dtype: str, scaled: bool, tasks: int, *arguments: Any, extra: Any) -> None:
-    """All tasks of a kernel."""
-    if tasks == 1:
-        kernel.compiled(dtype, scaled, False)(*arguments, 0, 1, 1, extra)
-    elif _team.prange_is_safe():
-        # No more threads than tasks have work; Numba's own count stays as its owner has set it.
-        kernel.compiled(dtype, scaled, True)(*arguments, 0, tasks, tasks, extra)
-    else:
-        code = kernel.compiled(dtype, scaled, False)
-        each(lambda task: code(*arguments, task, task + 1, tasks, extra), tasks, tasks)
+def _wait_for(futures: list[Future[None]], stop: threading.Event) -> None:
+    """Wait until none of them writes to the caller's memory any more, Ctrl-C or not; then raise the first error."""
+    errors: list[BaseException] = []
+    for future in futures:
+        ended = False
+        while not ended:
+            try:
+                error = None if future.cancel() else future.exception()
+                ended = True
+            except BaseException as interrupt:  # noqa: BLE001 - whatever the handler of a signal raises
+                error = interrupt
+            if error is not None:
+                stop.set()
+                errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _rounds(size: int) -> int:
+    """In how many calls, one after the other, so many elements are gone through."""
+    return max(1, -(-size // PIECE))
+
+
+def _launch(kernel: Any, dtype: str, scaled: bool, tasks: int, *arguments: Any, extra: Any, rounds: int = 1) -> None:
+    """All tasks of a kernel; for each of the rounds there are so many."""
+    tasks = min(tasks, MOST_TASKS)
+    total = tasks * rounds
+    if tasks > 1 and _team.prange_is_safe():
+        size = min(get_num_threads(), numba_parallel.NUM_THREADS)
+        if _team.can_start(size):
+            code = kernel.compiled(dtype, scaled, True)
+            with _numba_threads(size) if size < numba_parallel.NUM_THREADS else _AS_IT_IS:
+                for first in range(0, total, tasks):
+                    code(*arguments, first, first + tasks, total, extra)
+            return
+    code = kernel.compiled(dtype, scaled, False)
+    for first in range(0, total, tasks):
+        if tasks == 1:
+            code(*arguments, first, first + 1, total, extra)
+            continue
+
+        def part(task: int, first: int = first) -> None:
+            code(*arguments, first + task, first + task + 1, total, extra)
+
+        each(part, tasks, tasks)
+
+
+@contextlib.contextmanager
+def _numba_threads(most: int) -> Iterator[None]:
+    """No more of Numba's threads than `most` for the calling thread; then as many as its owner has set."""
+    before = numba_parallel._get_num_threads()
+    numba_parallel._set_num_threads(min(before, most))
+    try:
+        yield
+    finally:
+        numba_parallel._set_num_threads(before)
+
+
+_AS_IT_IS = contextlib.nullcontext()
 
 
 # -- the plans
@@ -260,17 +257,28 @@ def _launch(kernel: Any, dtype: str, scaled: bool, tasks: int, *arguments: Any, 
 def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
     """Carry out a plan on canonical views; `extra` is the scale of logits, or the output of a backward pass."""
     scaled = extra is not None
-    if plan.kernel == "split":
+    layout, rounds = _cut(plan, x)
+    kernel = KERNELS[plan.operation][layout]
+    if layout == "split":
         states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 3))
-        _launch(BLOCK_STATES[plan.operation], plan.dtype, scaled, plan.tasks, x, out, states, extra=extra)
-        kernel = KERNELS[plan.operation]["split"]
-        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, states, extra=extra)
-    elif plan.tasks == 1:
-        kernel = KERNELS[plan.operation][plan.kernel]
+        first = BLOCK_STATES[plan.operation]
+        _launch(first, plan.dtype, scaled, plan.tasks, x, out, states, extra=extra, rounds=rounds)
+        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, states, extra=extra, rounds=rounds)
+    elif plan.tasks == 1 and rounds == 1:
         kernel.compiled(plan.dtype, scaled, False)(x, out, 0, 1, 1, extra)
     else:
-        kernel = KERNELS[plan.operation][plan.kernel]
-        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra=extra)
+        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra=extra, rounds=rounds)
+
+
+def _cut(plan: Plan, x: np.ndarray) -> tuple[str, int]:
+    """The layout whose kernel can do this in pieces, and how many rounds of these it takes."""
+    if x.size <= PIECE:
+        return plan.kernel, 1
+    if plan.kernel == "rows":
+        if x.shape[1] > PIECE and plan.operation in BLOCK_STATES:
+            return "split", _rounds(x.size)
+        return "rows", min(_rounds(x.size), max(1, x.shape[0] // plan.tasks))
+    return plan.kernel, _rounds(x.size)
 
 
 def run_loss(plan: Plan, x: np.ndarray, out: np.ndarray, numbers: tuple[Any, ...], scale: Any) -> None:
@@ -278,14 +286,16 @@ def run_loss(plan: Plan, x: np.ndarray, out: np.ndarray, numbers: tuple[Any, ...
     scaled = scale is not None
     extra = numbers if scale is None else (*numbers, *scale)
     kernels = KERNELS[plan.operation]
-    if plan.kernel == "split":
+    layout, rounds = _cut(plan, x)
+    if layout == "split":
         states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 7))
-        _launch(BLOCK_STATES[plan.operation], plan.dtype, scaled, plan.tasks, x, x, states, extra=scale)
+        first = BLOCK_STATES[plan.operation]
+        _launch(first, plan.dtype, scaled, plan.tasks, x, x, states, extra=scale, rounds=rounds)
         _launch(ROWS_OF_BLOCKS, plan.dtype, scaled, 1, x, states, extra=extra)
         if "split" in kernels:
-            _launch(kernels["split"], plan.dtype, scaled, plan.tasks, x, out, states, extra=extra)
+            _launch(kernels["split"], plan.dtype, scaled, plan.tasks, x, out, states, extra=extra, rounds=rounds)
     else:
-        _launch(kernels[plan.kernel], plan.dtype, scaled, plan.tasks, x, out, extra=extra)
+        _launch(kernels[layout], plan.dtype, scaled, plan.tasks, x, out, extra=extra, rounds=rounds)
 
 
 def run_soft_targets(x: np.ndarray, y: np.ndarray, extra: tuple[Any, ...], gradient: bool) -> None:
@@ -300,9 +310,10 @@ def run_cap(x: np.ndarray, slope: np.ndarray, cap: float) -> None:
 
 def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: int) -> tuple[int, int, int]:
     """Labels as a table of rows; the row of the first bad one, or -1, that label, and how many rows count."""
-    tasks = get_num_threads() if len(labels) >= MANY_LABELS else 1
-    found = np.empty((tasks, 3), np.int64)
-    _launch(READ_LABELS, "float64", False, tasks, labels, table, found, extra=(classes, ignored))
+    tasks = min(get_num_threads(), MOST_TASKS) if len(labels) >= MANY_LABELS else 1
+    rounds = _rounds(len(labels))
+    found = np.empty((tasks * rounds, 3), np.int64)
+    _launch(READ_LABELS, "float64", False, tasks, labels, table, found, extra=(classes, ignored), rounds=rounds)
     parts = found.tolist()
     bad, label, _ = next((part for part in parts if part[0] >= 0), parts[0])
     return bad, label, sum(count for _, _, count in parts)

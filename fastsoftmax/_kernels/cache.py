@@ -26,6 +26,13 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core.caching import CompileResultCacheImpl, _Cache
+from numba.core.compiler_lock import global_compiler_lock
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LOCK_SECONDS = 120.0
 
@@ -74,11 +81,17 @@ def _is_private(path: Path) -> bool:
 
 
 @functools.cache
-def _environment() -> bytes:
-    """What every kernel's code depends on: the sources beside this file and the compiler."""
+def _environment() -> bytes | None:
+    """What every kernel's code depends on: the sources beside this file and the compiler; None without sources."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
+    try:
+        sources = [source.read_bytes() for source in sorted(Path(__file__).parent.glob("*.py"))]
+    except OSError:
+        return None
+    if not sources:  # in an archive: nothing would tell one version's code from another's
+        return None
+    for source in sources:
+        digest.update(source)
     digest.update(repr((numba.__version__, llvmlite.__version__, sys.version)).encode())
     return digest.digest()
 
@@ -97,11 +110,11 @@ class KernelCache(_Cache):
 
     def file(self, signature: Any, codegen: Any) -> Path | None:
         """The file of one signature on one kind of processor."""
-        path = folder()
-        if path is None:
+        path, environment = folder(), _environment()
+        if path is None or environment is None:
             return None
         key = repr((self._name, str(signature), codegen.magic_tuple())).encode()
-        return path / f"{self._name}-{hashlib.sha256(_environment() + key).hexdigest()[:32]}"
+        return path / f"{self._name}-{hashlib.sha256(environment + key).hexdigest()[:32]}"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         target_context.refresh()
@@ -123,7 +136,7 @@ class KernelCache(_Cache):
         try:
             content = pickle.dumps(self._impl.reduce(data), protocol=pickle.HIGHEST_PROTOCOL)
             _write(path, hashlib.sha256(content).digest() + content)
-        except (OSError, pickle.PicklingError):
+        except (OSError, MemoryError, pickle.PicklingError):
             return  # a full or read-only disk costs the next process a compilation, no more
 
     def enable(self) -> None:
@@ -155,19 +168,20 @@ def compiling(path: Path | None) -> Iterator[None]:
     A lock that cannot be had, or not in time, is no reason to fail: the work is then done twice.
     """
     lock = None
-    if path is not None and not path.exists():
+    if path is not None and not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a folder is closed
         lock = _lock(path.with_suffix(".lock"))
     try:
         yield
     finally:
         if lock is not None:
+            # Not by closing it alone: a child that was forked meanwhile holds it open.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
 
 def _lock(path: Path) -> int | None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if fcntl is None:
         return None
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -178,8 +192,37 @@ def _lock(path: Path) -> int | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(descriptor)
                 return None
             time.sleep(0.02)
+        except OSError:  # file systems without locks
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+# -- forks
+# ---------------------------------------------------------------------------------------------
+
+
+def _hold_compiler() -> None:
+    """Let another thread finish compiling before this one forks: the child would wait for it for ever.
+
+    A bounded wait, for that thread may itself be waiting for something that this one has.
+    """
+    global _is_held
+    _is_held = global_compiler_lock._lock.acquire(timeout=60)
+
+
+def _release_compiler() -> None:
+    if _is_held:
+        global_compiler_lock._lock.release()
+
+
+_is_held = False
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold_compiler, after_in_parent=_release_compiler, after_in_child=_release_compiler)
