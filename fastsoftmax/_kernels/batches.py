@@ -8,6 +8,8 @@ each row are then spread from memory, which takes no instruction of its own. The
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from .columns import column_factor, column_logs, column_state
 from .jit import by_type, inlined, piece
 from .memory import everywhere, load, put, rows_in, store
@@ -27,8 +29,22 @@ from .visits import (
     write_softmax,
 )
 
-# Places of numbers, one of each row in each lane.
-SHIFT, FLOOR, MAGIC, PEAK, TOP, COUNT, HIGH, LOW, NAN, PLACES = range(10)
+
+class Rooms(NamedTuple):
+    """Scratch room ``[0, place, lane]`` of the loop over batches."""
+
+    vectors: Any  # the lanes of each row, before they are transposed
+    tile: Any  # and after
+    numbers: Any  # a number of each row in each lane, see the places below
+    sums: Any  # the sum of each row, in eight lanes of float64
+    rests: Any  # and its rest, of float64 terms
+    sum_tile: Any
+    rest_tile: Any
+    asked: Any  # float64 numbers that losses need of each row
+
+
+# Places of numbers.
+SHIFT, FLOOR, MAGIC, PEAK, TOP, COUNT, HIGH, LOW, NAN = range(9)
 
 
 @inlined
@@ -65,14 +81,13 @@ def frame_at(like, numbers, k):
 @inlined
 def tops_of(like, x, row, count, rooms):
     """The maxima of the rows, one in each lane."""
-    vectors, tile, numbers = rooms[0], rooms[1], rooms[2]
     for k in range(count):
-        store(vectors, (0, k, 0), lane_tops(like, x, row + k, 0, x.shape[1]), None)
-    turned(like, tile, rows_in(vectors), count, width(like))
-    top = load(like, tile, (0, 0, 0), None, 0.0)
+        store(rooms.vectors, (0, k, 0), lane_tops(like, x, row + k, 0, x.shape[1]), None)
+    turned(like, rooms.tile, rows_in(rooms.vectors), count, width(like))
+    top = load(like, rooms.tile, (0, 0, 0), None, 0.0)
     for j in range(1, width(like)):
-        top = bigger(load(like, tile, (0, j, 0), None, 0.0), top)
-    keep_numbers(numbers, TOP, top)
+        top = bigger(load(like, rooms.tile, (0, j, 0), None, 0.0), top)
+    keep_numbers(rooms.numbers, TOP, top)
     return top
 
 
@@ -88,22 +103,16 @@ def frames_of(like, top, scale, numbers):
 
 
 @by_type
-def halved(total):
-    """The lanes of a sum, folded to eight as `online.across` folds them."""
-    if is_single(total[0]) or total[0].lanes == 8:
-        return lambda total: total[0]
-    return lambda total: part(total[0], 0, doubles(0.0)) + part(total[0], 1, doubles(0.0))
-
-
-@by_type
 def keep_sum(like, rooms, k, total):
-    """Keep the sum of row k; float64 terms have a rest."""
+    """Keep the sum of row k, folded to eight lanes as `online.across` folds it; float64 terms have a rest."""
     if is_single(like):
-        return lambda like, rooms, k, total: store(rooms[3], (0, k, 0), halved(total), None)
+        return lambda like, rooms, k, total: store(
+            rooms.sums, (0, k, 0), part(total[0], 0, doubles(0.0)) + part(total[0], 1, doubles(0.0)), None
+        )
 
     def both(like, rooms, k, total):
-        store(rooms[3], (0, k, 0), total[0], None)
-        store(rooms[4], (0, k, 0), total[1], None)
+        store(rooms.sums, (0, k, 0), total[0], None)
+        store(rooms.rests, (0, k, 0), total[1], None)
 
     return both
 
@@ -112,10 +121,10 @@ def keep_sum(like, rooms, k, total):
 def strand(like, rooms, j):
     """The sums of the rows in lane j, as a pair."""
     if is_single(like):
-        return lambda like, rooms, j: (load(wide(like), rooms[5], (0, j, 0), None, 0.0), 0.0)
+        return lambda like, rooms, j: (load(wide(like), rooms.sum_tile, (0, j, 0), None, 0.0), 0.0)
 
     def both(like, rooms, j):
-        return load(like, rooms[5], (0, j, 0), None, 0.0), load(like, rooms[6], (0, j, 0), None, 0.0)
+        return load(like, rooms.sum_tile, (0, j, 0), None, 0.0), load(like, rooms.rest_tile, (0, j, 0), None, 0.0)
 
     return both
 
@@ -123,7 +132,7 @@ def strand(like, rooms, j):
 @inlined
 def folded(like, rooms, count):
     """The sums of the rows, one in each lane, folded by halves."""
-    turned(like, rooms[5], rows_in(rooms[3]), count, 8)
+    turned(like, rooms.sum_tile, rows_in(rooms.sums), count, 8)
     turn_rests(like, rooms, count)
     a = join(like, join_at(like, rooms, 0), join_at(like, rooms, 2))
     b = join(like, join_at(like, rooms, 1), join_at(like, rooms, 3))
@@ -139,13 +148,13 @@ def join_at(like, rooms, j):
 def turn_rests(like, rooms, count):
     if is_single(like):
         return lambda like, rooms, count: None
-    return lambda like, rooms, count: turned(like, rooms[6], rows_in(rooms[4]), count, 8)
+    return lambda like, rooms, count: turned(like, rooms.rest_tile, rows_in(rooms.rests), count, 8)
 
 
 @inlined
 def states_of(like, x, kept, top, row, count, scale, rooms):
     """The states of the rows and their frames; the terms stay in `kept` unless that is None."""
-    n, numbers = x.shape[1], rooms[2]
+    n, numbers = x.shape[1], rooms.numbers
     shape = frames_of(like, top, scale, numbers)
     keep_numbers(numbers, NAN, full(like, 0.0))
     if any_lane(top - top != 0.0):
@@ -167,7 +176,7 @@ def states_of(like, x, kept, top, row, count, scale, rooms):
 
 @piece
 def softmax_batch(like, x, out, row, count, scale, rooms):
-    n, kept, numbers = x.shape[1], terms_kept_in(out), rooms[2]
+    n, kept, numbers = x.shape[1], terms_kept_in(out), rooms.numbers
     shape = frames_of(like, tops_of(like, x, row, count, rooms), scale, numbers)
     for k in range(count):
         total, _ = lane_sums(like, x, kept, None, row + k, 0, n, frame_at(like, numbers, k), scale)
@@ -185,7 +194,7 @@ def softmax_batch(like, x, out, row, count, scale, rooms):
 
 @piece
 def log_softmax_batch(like, x, out, row, count, scale, rooms):
-    n, numbers = x.shape[1], rooms[2]
+    n, numbers = x.shape[1], rooms.numbers
     state, _ = states_of(like, x, None, tops_of(like, x, row, count, rooms), row, count, scale, rooms)
     high, low = column_logs(like, state)
     keep_numbers(numbers, HIGH, high)

@@ -150,15 +150,15 @@ def over_batches(work):
             logits, results, more = view(x), view(out), view(extra)
             like = lanes_of(logits)
             eight, many, w = doubles(0.0), wide(like), width(like)
-            rooms = (
-                scratch(like, 16),
-                scratch(like, 16),
-                scratch(like, 16),
-                scratch(eight, 16),
-                scratch(eight, 16),
-                scratch(many, 8),
-                scratch(many, 8),
-                scratch(many, 8),
+            rooms = batches.Rooms(
+                vectors=scratch(like, 16),
+                tile=scratch(like, 16),
+                numbers=scratch(like, 16),
+                sums=scratch(eight, 16),
+                rests=scratch(eight, 16),
+                sum_tile=scratch(many, 8),
+                rest_tile=scratch(many, 8),
+                asked=scratch(many, 8),
             )
             for row in range(n * task // tasks, n * (task + 1) // tasks, w):
                 count = min(n * (task + 1) // tasks - row, w)

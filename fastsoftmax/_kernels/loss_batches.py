@@ -24,19 +24,19 @@ SHIFTED = COUNT
 def ask(like, x, top, row, count, extra, rooms):
     """What must be known of the rows before their terms are kept, perhaps in their place."""
     table, _, weights, terms, _ = opened(extra)
-    asked = rooms[7]
+    asked = rooms.asked
     for k in range(count):
         label = number(table, (row + k, 0))
         put(asked, (0, LABEL, k), label)
         put(asked, (0, TARGET_LOGIT, k), target_logit(x, row + k, label))
         put(asked, (0, TARGET_WEIGHT, k), weight_of(weights, max(np.int64(label), 0)))
-        m = scalar(number_at(like, rooms[2], TOP, k))
+        m = scalar(number_at(like, rooms.numbers, TOP, k))
         put(asked, (0, SMOOTHING, k), smoothing_sum(like, x, row + k, m, weights, terms[1]))
 
 
 @inlined
 def asked_for(like, rooms, place):
-    return load(wide(like), rooms[7], (0, place, 0), None, 0.0)
+    return load(wide(like), rooms.asked, (0, place, 0), None, 0.0)
 
 
 @inlined
@@ -48,7 +48,7 @@ def no_gradient(like, x, kept, out, row, count, state, shape, a, at_target, fact
 def whole_gradient(like, x, kept, out, row, count, state, shape, a, at_target, factor, extra, rooms):
     """The gradients of the rows: ``a * p - smooth * w``, the target's entry apart, nothing where ignored."""
     _, _, weights, terms, scale = opened(extra)
-    n, numbers, asked = x.shape[1], rooms[2], rooms[7]
+    n, numbers, asked = x.shape[1], rooms.numbers, rooms.asked
     q, rest = factor_of_state(like, state, wide(shape.shift), wide(shape.k), scale)
     high, low = lanes_pair(like, *product(q, rest, a * factor))
     smooth = terms[1] * factor
