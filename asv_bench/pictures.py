@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import matplotlib as mpl
@@ -29,6 +31,14 @@ def draw(results: Sequence[Result], about: dict[str, Any], folder: Path) -> None
     peers(shown, title, folder / "peers.png")
 
 
+def one_for_each_size(points: Iterable[tuple[float, float]]) -> list[tuple[float, ...]]:
+    """The geometric means of points within the same power of two: shapes of one size would zigzag."""
+    sizes: dict[int, list[tuple[float, float]]] = {}
+    for size, value in points:
+        sizes.setdefault(round(math.log2(size)), []).append((size, value))
+    return [tuple(map(geometric_mean, zip(*some, strict=True))) for _, some in sorted(sizes.items())]
+
+
 def roofline(results: Sequence[Result], title: str, path: Path) -> None:
     """Bytes that must be moved, per second, against the bytes of the array: classes on the last axis alone."""
     figure, axes = plt.subplots(figsize=(10, 6), layout="constrained")
@@ -36,7 +46,7 @@ def roofline(results: Sequence[Result], title: str, path: Path) -> None:
 
     def line(function: str, contender: str, **style: Any) -> None:
         some = [r for r in last if r.case.function == function and contender in r.best]
-        points = sorted((r.case.bytes, r.case.moved / r.best[contender] / 1e9) for r in some)
+        points = one_for_each_size((r.case.bytes, r.case.moved / r.best[contender] / 1e9) for r in some)
         axes.plot(*zip(*points, strict=True), **style)
 
     for function in FUNCTIONS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from rich import box
@@ -13,7 +14,7 @@ from rich.table import Table
 
 import fastsoftmax
 from fastsoftmax._bench import grid, report
-from fastsoftmax._bench.cases import Case, sections
+from fastsoftmax._bench.cases import FLOAT32, Case, sections
 from fastsoftmax._bench.measure import BRISK, QUICK
 
 # With ``--quick``: arrays up to this size, which take a minute or so.
@@ -33,7 +34,7 @@ def show(console: Console, quick: bool, only: str, json_file: Path | None) -> No
                 grid.write(json_file, about, results)
     finally:
         fastsoftmax.set_num_threads(threads)
-    console.print(f"{about['cpu']}, {about['instruction_set']}, {about['processors']} processors")
+    console.print(f"{about['cpu']}, {about['instruction_set']}, {about['processors']} processors, {threads} threads")
     console.print(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
     console.print(table(report.header(results)[:-2], (line[:-2] for line in report.rows(results))))
     console.print(table(report.SUMMARY_HEADER[:-1], (line[:-1] for line in report.summary_rows(results))))
@@ -45,12 +46,15 @@ def chosen(quick: bool, only: str) -> list[Case]:
         pattern = re.compile(only)
     except re.error as error:
         raise ValueError(f"--only {only!r} is no regular expression: {error}") from None
-    cases = [case for case in sections()["float32"] if pattern.search(case.name)]
-    if quick:
-        cases = [case for case in cases if case.bytes <= QUICK_BYTES]
+    cases = [case for case in sections()[FLOAT32] if pattern.search(case.name)]
     if not cases:
         raise ValueError(f"--only {only!r} matches no case")
-    return cases
+    if quick:
+        cases = [case for case in cases if case.bytes <= QUICK_BYTES]
+        if not cases:
+            raise ValueError(f"--only {only!r} matches only cases that --quick leaves out: measure without it")
+    # The grid names its cases for two threads; what is asked here is what a call made here takes.
+    return [replace(case, threads=fastsoftmax.get_num_threads()) for case in cases]
 
 
 def table(head: list[str], lines: Iterable[list[str]]) -> Table:

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from command_line import invoke
 
-from fastsoftmax._bench import grid, report
+import fastsoftmax
+from fastsoftmax._bench import grid, measure, report
 from fastsoftmax._bench.cases import (
     BACKWARD,
     COPY,
     FASTEST,
+    FLOAT32,
     FUNCTIONS,
+    JAX,
     MACHINE,
     NUMPY,
     PEERS,
@@ -50,6 +53,7 @@ def test_the_other_sections() -> None:
     assert {case.dtype for case in made["dtypes"]} == {"float64", "bfloat16", "float16"}
     assert not any(case.out for case in made["without out"])
     assert {case.threads for case in made["one thread"]} == {1}
+    assert all(case.section == name for name, cases in made.items() for case in cases)
     names = [case.name for cases in made.values() for case in cases]
     assert len(set(names)) == len(names)
 
@@ -64,6 +68,8 @@ def test_verdicts() -> None:
     assert result({OURS: 1.0, PYTORCH: 1.1}, {OURS: 1.0, PYTORCH: 1.3}).verdict == grid.MET  # in either run
     assert result({OURS: 1.0, COPY: 0.1, MACHINE: 0.1}).verdict == grid.NOT_MEASURED  # no peers
     assert result({OURS: 1.0, PYTORCH: 1.0}, shape=(1, 10)).verdict == grid.MET
+    # A limit against a library that is not installed is not met, nor is it missed.
+    assert result({OURS: 1.0, NUMPY: 9.0}, special=(Limit(0.75, PYTORCH),)).verdict == grid.NOT_MEASURED
     of_a_copy = (Limit(1.0, COPY),)
     assert result({OURS: 1.0, PYTORCH: 9.0, COPY: 0.9}, special=of_a_copy).verdict == grid.MISSED
     assert result({OURS: 1.0, PYTORCH: 9.0, COPY: 1.1}, special=of_a_copy).verdict == grid.MET
@@ -79,10 +85,25 @@ def test_beyond_the_caches_the_machine_is_the_limit() -> None:
 
 def test_summary() -> None:
     results = [result({OURS: 1.0, PYTORCH: 2.0}), result({OURS: 1.0, PYTORCH: 8.0}, shape=(5, 5))]
-    ((function, mean, least, where, verdict),) = grid.summary(results)
-    assert (function, where, verdict) == ("softmax", "softmax 4x4", "met (1.8)")
-    assert mean == pytest.approx(4.0)
-    assert least == pytest.approx(2.0)
+    (line,) = grid.summary(results)
+    # Of two cases no mean is asked.
+    assert (line.function, line.where, line.verdict) == ("softmax", "softmax 4x4", "")
+    assert line.mean == pytest.approx(4.0)
+    assert line.least == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("peer", "verdict"), [(1.7, grid.MISSED), (1.9, grid.MET)])
+def test_the_mean_is_asked_of_the_whole_section(peer: float, verdict: str) -> None:
+    cases = [case for case in sections()[FLOAT32] if case.function == "softmax"]
+    (line,) = grid.summary(grid.Result(case, [{OURS: 1.0, PYTORCH: peer}]) for case in cases)
+    assert line.verdict == verdict
+
+
+def test_sections_are_told_apart() -> None:
+    cases = [Case("softmax", (4, 4), dtype=dtype) for dtype in ("float32", "float64")]
+    results = [grid.Result(case, [{OURS: 1.0, NUMPY: 2.0}]) for case in cases]
+    assert list(grid.by_section(results)) == ["float32", "dtypes"]
+    assert len(grid.summary(results)) == 2
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -96,13 +117,32 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize(("shape", "axis"), [((5, 7), -1), ((2, 5, 3, 4), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((5, 7), -1), ((5, 7), 0), ((2, 5, 3, 4), 1)])
 def test_every_peer_that_is_installed_agrees(function: str, dtype: str, shape: tuple[int, ...], axis: int) -> None:
     for out in (True, False):
         case = Case(function, shape, axis, dtype, out=out, threads=1)
         seconds = grid.measure(case, INSTANT)  # which compares the results
         assert {OURS, COPY} <= set(seconds)
         assert (MACHINE in seconds) == (function not in BACKWARD)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(("shape", "axis"), [((5, 7), -1), ((5, 7), 0)])
+def test_jax_agrees(function: str, shape: tuple[int, ...], axis: int) -> None:
+    pytest.importorskip("jax")
+    every = fastsoftmax.show_config(mode="dicts")["processors"]
+    assert JAX in grid.measure(Case(function, shape, axis, threads=every), INSTANT)
+    if every > 1:
+        assert JAX not in grid.measure(Case(function, shape, axis, threads=every - 1), INSTANT)
+
+
+def test_half_types_meet_the_libraries_that_have_them() -> None:
+    there = {
+        dtype: grid.measure(Case("softmax", (5, 7), dtype=dtype, threads=1), INSTANT)
+        for dtype in ("float16", "bfloat16")
+    }
+    assert NUMPY in there["float16"]
+    assert NUMPY not in there["bfloat16"]
 
 
 def test_a_peer_that_disagrees_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +162,15 @@ def test_contenders_take_turns() -> None:
     assert set(seconds) == {"a", "b"}
     turns = [name for i, name in enumerate(calls) if i == 0 or calls[i - 1] != name]
     assert turns == list("ab") * 4  # the first time for warming up, then the rounds
+
+
+def test_what_is_slow_sits_the_rounds_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one sample from finding out how long it takes is its time."""
+    monkeypatch.setattr(measure, "turn", lambda *_: pytest.fail("had its budget already"))
+    assert (
+        medians_in_turn({"a": lambda: None}, Effort(rounds=9, warm_ns=0, turn_ns=0, budget_ns=0, least_turns=0))["a"]
+        > 0
+    )
 
 
 def test_peak_bytes() -> None:
@@ -152,16 +201,85 @@ def test_tables_show_what_was_measured() -> None:
     assert "| softmax 4x4 | 2 µs | 1 µs | 3 ms | 1500.00 | - | 1 of copy (2.00) | MISSED |" in table
 
 
-def test_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
+def test_the_command_uses_the_threads_of_the_caller(tmp_path: Path) -> None:
+    path = tmp_path / "grid.json"
+    fastsoftmax.set_num_threads(1)
+    assert invoke("bench", "--quick", "--only", "^softmax 1x10$", "--json", path, width=200).exit_code == 0
+    _, (measured,) = grid.read(path)
+    assert measured.case.threads == 1
+    assert fastsoftmax.get_num_threads() == 1
+
+
+def test_the_command_says_that_quick_leaves_large_cases_out() -> None:
+    done = invoke("bench", "--quick", "--only", "^softmax 8192x8192$")
+    assert done.exit_code == 2
+    assert "--quick" in done.output
+
+
+def test_targets_are_judged_by_their_own_limits() -> None:
+    of_a_copy = result({OURS: 2e-6, PYTORCH: 1e-6, COPY: 4e-6}, special=(Limit(1.0, COPY),))
+    lines = list(report.target_rows([of_a_copy, result({OURS: 1.0})]))
+    assert lines == [["softmax 4x4", "2 µs", "4 µs", "-", "1 µs", "-", "0.50", "1 of copy", grid.MET]]
+    assert of_a_copy.verdict == grid.MISSED
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`asv_bench/compare.py` as a module."""
+    pytest.importorskip("tqdm")
     monkeypatch.syspath_prepend(str(ASV_BENCH))
-    spec = importlib.util.spec_from_file_location("pictures", ASV_BENCH / "pictures.py")
+    spec = importlib.util.spec_from_file_location("compare", ASV_BENCH / "compare.py")
     assert spec is not None
     assert spec.loader is not None
-    pictures = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "pictures", pictures)
-    spec.loader.exec_module(pictures)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SLOW, FAST = {OURS: 1.0, PYTORCH: 1.1}, {OURS: 1.0, PYTORCH: 1.3}
+ONLY = ["--only", "^softmax (1x1000|64x10)$", "--section", "float32"]
+
+
+@pytest.mark.parametrize(("second", "code"), [(FAST, 0), (SLOW, 1)])
+def test_what_misses_is_measured_again(
+    compare: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, second: dict[str, float], code: int
+) -> None:
+    path, runs = tmp_path / "grid.json", iter([SLOW, FAST, second])
+    monkeypatch.setattr(grid, "measure", lambda case, effort: next(runs))
+    assert compare.main([*ONLY, "--json", str(path)]) == code
+    _, results = grid.read(path)
+    assert [len(some.runs) for some in results] == [2, 1]
+
+
+def test_targets_are_told_of_a_file_of_the_whole_grid(compare: Any, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "grid.json"
+    of_a_copy = result({OURS: 2e-6, PYTORCH: 1e-6, COPY: 4e-6}, special=(Limit(1.0, COPY),))
+    grid.write(path, {}, [of_a_copy, result(SLOW)])
+    assert compare.main(["--draw", str(path), "--targets"]) == 0
+    assert "0 of 1 cases miss a target" in capsys.readouterr().out
+
+
+def test_a_run_cut_off_leaves_what_it_had(compare: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(case: Case, effort: Effort) -> dict[str, float]:
+        if case.shape == (64, 10):
+            raise KeyboardInterrupt
+        return FAST
+
+    monkeypatch.setattr(grid, "measure", interrupted)
+    path = tmp_path / "grid.json"
+    with pytest.raises(KeyboardInterrupt):
+        compare.main([*ONLY, "--json", str(path)])
+    _, (only,) = grid.read(path)
+    assert only.case.name == "softmax 1x1000"
+
+
+def test_a_file_is_drawn_again(compare: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.delitem(sys.modules, "pictures", raising=False)
     run = {OURS: 1e-6, PYTORCH: 2e-6, COPY: 1e-6, MACHINE: 1e-6}
     results = [grid.Result(Case(function, (n, 10)), [run]) for function in FUNCTIONS for n in (4, 40)]
-    pictures.draw(results, grid.environment(), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["peers.png", "roofline.png"]
+    grid.write(tmp_path / "grid.json", grid.environment(), results)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    assert compare.main(["--draw", str(tmp_path / "grid.json"), "--pictures", str(pictures)]) == 0
+    assert sorted(path.name for path in pictures.iterdir()) == ["peers.png", "roofline.png"]

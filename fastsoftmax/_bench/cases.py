@@ -18,6 +18,8 @@ BACKWARD = ("softmax_backward", "log_softmax_backward")
 FUNCTIONS = (*MAPS, *REDUCTIONS, GRADIENT, *BACKWARD)
 ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
+FLOAT32, DTYPES, WITHOUT_OUT, ONE_THREAD = "float32", "dtypes", "without out", "one thread"
+
 # What is larger than this is in no cache that a process has to itself.
 BEYOND_CACHES = 64 * 2**20
 
@@ -54,6 +56,15 @@ class Case:
         return " ".join([*parts, *["on one thread"] * (self.threads == 1)])
 
     @property
+    def section(self) -> str:
+        """The part of the grid that it belongs to."""
+        if self.dtype != "float32":
+            return DTYPES
+        if not self.out:
+            return WITHOUT_OUT
+        return ONE_THREAD if self.threads == 1 else FLOAT32
+
+    @property
     def bytes(self) -> int:
         """Bytes of the logits."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
@@ -78,7 +89,7 @@ class Case:
         return (*limits, *self.special)
 
 
-# The least geometric mean of the speed-ups over the fastest peer.
+# The least geometric mean of the speed-ups over the fastest peer, on two threads in float32.
 MEANS = {"softmax": 1.8, "logsumexp": 4.0, GRADIENT: 8.0}
 
 LAST_AXIS = (
@@ -135,8 +146,8 @@ def sections() -> dict[str, list[Case]]:
         for shape in OF_EACH_DTYPE
     ]
     return {
-        "float32": _special([*grid, *more]),
-        "dtypes": dtypes,
-        "without out": [replace(case, out=False) for case in grid if case.function != "cross_entropy"],
-        "one thread": [replace(case, threads=1) for case in grid],
+        FLOAT32: _special([*grid, *more]),
+        DTYPES: dtypes,
+        WITHOUT_OUT: [replace(case, out=False) for case in grid if case.function != "cross_entropy"],
+        ONE_THREAD: [replace(case, threads=1) for case in grid],
     }

@@ -17,7 +17,7 @@ import numpy as np
 import fastsoftmax
 
 from . import peers
-from .cases import FASTEST, GRADIENT, MEANS, PEERS, Case, Limit
+from .cases import FASTEST, FLOAT32, GRADIENT, MEANS, PEERS, Case, Limit, sections
 from .measure import BRISK, Effort, medians_in_turn
 from .peers import OURS, Contender, Data
 
@@ -44,11 +44,15 @@ class Result:
         ratios = [r for r in (self.ratio(limit, run) for run in self.runs) if r is not None]
         return (MET if min(ratios) <= limit.share else MISSED) if ratios else NOT_MEASURED
 
+    def judged(self, limits: Iterable[Limit]) -> str:
+        """Several limits together: what could not be measured is not met."""
+        words = {self.verdict_on(limit) for limit in limits}
+        return next(word for word in (MISSED, NOT_MEASURED, MET) if word in words)
+
     @property
     def verdict(self) -> str:
-        """All limits together; one without its contender says nothing."""
-        words = {self.verdict_on(limit) for limit in self.case.limits}
-        return next(word for word in (MISSED, MET, NOT_MEASURED) if word in words)
+        """All limits of the case together."""
+        return self.judged(self.case.limits)
 
     @property
     def best(self) -> dict[str, float]:
@@ -99,21 +103,45 @@ def check_results(case: Case, contenders: dict[str, Contender]) -> None:
             )
 
 
-def summary(results: Iterable[Result]) -> list[tuple[str, float, float, str, str]]:
-    """For each function the geometric mean of its speed-ups, the least and where, and whether the mean is met."""
-    lines = []
-    by_function: dict[str, list[Result]] = {}
+@dataclass(frozen=True)
+class Summary:
+    """The speed-ups of one function over the fastest peer, in one section."""
+
+    function: str
+    mean: float  # geometric
+    least: float
+    where: str  # the name of the case with the least
+    verdict: str  # on the mean; empty where none is asked or not all of its cases were measured
+
+
+def by_section(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The results of each section that has any."""
+    parts: dict[str, list[Result]] = {}
+    for result in results:
+        parts.setdefault(result.case.section, []).append(result)
+    return parts
+
+
+def summary(results: Iterable[Result]) -> list[Summary]:
+    """A line for each function of each section."""
+    parts: dict[tuple[str, str], dict[str, float]] = {}
     for result in results:
         if result.speed_up is not None:
-            by_function.setdefault(result.case.function, []).append(result)
-    for function, some in by_function.items():
-        ups = [result.speed_up or 1.0 for result in some]
-        mean = math.exp(sum(map(math.log, ups)) / len(ups))
-        least = min(some, key=lambda result: result.speed_up or 1.0)
-        wanted = MEANS.get(function)
-        verdict = "" if wanted is None else f"{MET if mean >= wanted else MISSED} ({wanted:g})"
-        lines.append((function, mean, min(ups), least.case.name, verdict))
+            names = parts.setdefault((result.case.section, result.case.function), {})
+            names[result.case.name] = result.speed_up
+    lines = []
+    for (section, function), ups in parts.items():
+        mean = math.exp(math.fsum(map(math.log, ups.values())) / len(ups))
+        where = min(ups, key=ups.__getitem__)
+        lines.append(Summary(function, mean, ups[where], where, _verdict_on_mean(section, function, mean, set(ups))))
     return lines
+
+
+def _verdict_on_mean(section: str, function: str, mean: float, measured: set[str]) -> str:
+    asked = {case.name for case in sections()[FLOAT32] if case.function == function}
+    if section != FLOAT32 or function not in MEANS or not asked <= measured:
+        return ""
+    return MET if mean >= MEANS[function] else MISSED
 
 
 def environment() -> dict[str, Any]:

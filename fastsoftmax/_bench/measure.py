@@ -26,7 +26,9 @@ class Effort:
     turn_ns
         A turn has samples for so long, one at least.
     budget_ns
-        A contender that has had so much, `least_turns` times, sits the other rounds out.
+        A contender that has had so much, and `least_turns`, sits the other rounds out.
+    least_turns
+        Turns that even the slowest contender has; with 0, the one sample from finding out how long it takes may do.
     """
 
     rounds: int = 21
@@ -37,8 +39,8 @@ class Effort:
 
 
 THOROUGH = Effort()
-BRISK = Effort(rounds=9, warm_ns=10_000_000, budget_ns=800_000_000, least_turns=2)
-QUICK = Effort(rounds=3, warm_ns=5_000_000, turn_ns=5_000_000, budget_ns=200_000_000, least_turns=1)
+BRISK = Effort(rounds=7, warm_ns=10_000_000, budget_ns=1_000_000_000, least_turns=0)
+QUICK = Effort(rounds=3, warm_ns=5_000_000, turn_ns=5_000_000, budget_ns=200_000_000, least_turns=0)
 
 # A sample has so many calls that the clock does not matter, but is shorter than a time slice of the
 # scheduler: another process then spoils some samples, which the median drops, and not all.
@@ -54,12 +56,12 @@ def elapsed_ns(call: Call, loops: int) -> int:
     return time.perf_counter_ns() - start
 
 
-def loops_per_sample(call: Call) -> int:
-    """Double the number of calls until they fill a sample."""
+def first_sample(call: Call) -> tuple[int, float]:
+    """Double the number of calls until they fill a sample: that number, and the sample's seconds per call."""
     loops = 1
-    while elapsed_ns(call, loops) < SAMPLE_NS:
+    while (elapsed := elapsed_ns(call, loops)) < SAMPLE_NS:
         loops *= 2
-    return loops
+    return loops, elapsed * 1e-9 / loops
 
 
 def warm(call: Call, warm_ns: int) -> None:
@@ -82,13 +84,16 @@ def turn(call: Call, loops: int, effort: Effort) -> list[float]:
 
 def medians_in_turn(contenders: Mapping[str, Call], effort: Effort = THOROUGH) -> dict[str, float]:
     """Give the median seconds per call of each contender; in a round each of them has a turn."""
-    loops = {}
+    loops: dict[str, int] = {}
+    samples: dict[str, list[float]] = {}
+    spent: dict[str, int] = {}
     for name, call in contenders.items():
         call()  # whatever happens only once: compiling, first touch of the memory
+        start = time.perf_counter_ns()
         warm(call, effort.warm_ns)
-        loops[name] = loops_per_sample(call)
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    spent = dict.fromkeys(contenders, 0)
+        loops[name], sample = first_sample(call)
+        samples[name] = [sample]
+        spent[name] = time.perf_counter_ns() - start
     for done in range(effort.rounds):
         for name, call in contenders.items():
             if done < effort.least_turns or spent[name] < effort.budget_ns:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .cases import COPY, FASTEST, MACHINE, PEERS, Limit
+from .cases import COPY, FASTEST, MACHINE, MEANS, ONNX_RUNTIME, PEERS, PYTORCH, SCIPY, Limit
 from .grid import Result, summary
 from .peers import OURS
 
 SUMMARY_HEADER = ["function", "geometric mean", "least", "at", "mean asked"]
+
+TARGET_PEERS = (COPY, ONNX_RUNTIME, PYTORCH, SCIPY)
+TARGET_HEADER = ["float32", OURS, *TARGET_PEERS, "ratios", "at most", ""]
 
 
 def duration(seconds: float | None) -> str:
@@ -21,6 +24,11 @@ def duration(seconds: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _ratios(result: Result, limit: Limit) -> str:
+    """The ratio of each run."""
+    return ", ".join(_number(result.ratio(limit, run)) for run in result.runs)
 
 
 def shown_peers(results: Sequence[Result]) -> list[str]:
@@ -38,9 +46,7 @@ def rows(results: Sequence[Result]) -> Iterable[list[str]]:
     for result in results:
         run, machine = result.best, result.ratio(Limit(1.0, MACHINE), result.best)
         asked = "; ".join(
-            f"{limit} ({', '.join(_number(result.ratio(limit, run)) for run in result.runs)})"
-            for limit in result.case.limits
-            if limit.against != FASTEST
+            f"{limit} ({_ratios(result, limit)})" for limit in result.case.limits if limit.against != FASTEST
         )
         yield [
             result.case.name,
@@ -54,8 +60,23 @@ def rows(results: Sequence[Result]) -> Iterable[list[str]]:
 
 
 def summary_rows(results: Iterable[Result]) -> Iterable[list[str]]:
-    for function, mean, least, where, verdict in summary(results):
-        yield [function, f"{mean:.2f}", f"{least:.2f}", where, verdict]
+    for line in summary(results):
+        asked = f"{line.verdict} ({MEANS[line.function]:g})" if line.verdict else ""
+        yield [line.function, f"{line.mean:.2f}", f"{line.least:.2f}", line.where, asked]
+
+
+def target_rows(results: Iterable[Result]) -> Iterable[list[str]]:
+    """A line for each case with limits of its own, judged by these alone."""
+    for result in results:
+        limits = result.case.special
+        if limits:
+            yield [
+                result.case.name,
+                *(duration(result.best.get(peer)) for peer in (OURS, *TARGET_PEERS)),
+                "; ".join(_ratios(result, limit) for limit in limits),
+                "; ".join(map(str, limits)),
+                result.judged(limits),
+            ]
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
