@@ -48,6 +48,8 @@ from ._plan import Plan
 MOST_TASKS = 1024
 # Elements that one call of compiled code goes through: a fraction of a second.
 PIECE = 2**26
+# More than a task takes for the columns that it copies, in bytes.
+TILE_ROOM = 2**21
 
 
 class _Team:
@@ -220,9 +222,14 @@ def _launch(kernel: Any, dtype: str, scaled: bool, tasks: int, *arguments: Any, 
         size = min(get_num_threads(), numba_parallel.NUM_THREADS)
         if _team.can_start(size):
             code = kernel.compiled(dtype, scaled, True)
-            with _numba_threads(size) if size < numba_parallel.NUM_THREADS else _AS_IT_IS:
-                for first in range(0, total, tasks):
-                    code(*arguments, first, first + tasks, total, extra)
+            if kernel.name.endswith("_columns"):
+                np.empty(tasks * TILE_ROOM, np.uint8)  # a MemoryError in a parallel loop would be lost
+            try:
+                with _numba_threads(size) if size < numba_parallel.NUM_THREADS else _AS_IT_IS:
+                    for first in range(0, total, tasks):
+                        code(*arguments, first, first + tasks, total, extra)
+            except SystemError as error:  # which says that this thread's part had one
+                raise MemoryError("no memory for the tiles of the columns") from error
             return
     code = kernel.compiled(dtype, scaled, False)
     for first in range(0, total, tasks):
