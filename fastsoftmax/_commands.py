@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import secrets
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NoReturn
+from typing import Annotated, Any, BinaryIO, Literal, NoReturn
 
 import numpy as np
 import typer
@@ -79,7 +81,7 @@ def softmax(
     """Write the probabilities of the logits in IN.npy."""
     _transform_file(
         "softmax",
-        lambda x, axis: fastsoftmax.softmax(x, axis=axis, temperature=temperature),
+        lambda x, axis: fastsoftmax.softmax(x, axis=axis, temperature=temperature, out=_in_place(x)),
         source,
         output,
         axis,
@@ -98,7 +100,7 @@ def log_softmax(
     """Write the log-probabilities of the logits in IN.npy."""
     _transform_file(
         "log-softmax",
-        lambda x, axis: fastsoftmax.log_softmax(x, axis=axis, temperature=temperature),
+        lambda x, axis: fastsoftmax.log_softmax(x, axis=axis, temperature=temperature, out=_in_place(x)),
         source,
         output,
         axis,
@@ -210,9 +212,10 @@ def _transform_file(
             start = time.perf_counter()
             result = np.asarray(function(array, parsed_axis))
             seconds = time.perf_counter() - start
-            np.save(stream, result, allow_pickle=False)
-            # Windows cannot replace a file that is still mapped, and OUT may be IN.
-            del array
+            try:
+                np.save(stream, result, allow_pickle=False)
+            except OSError as error:
+                raise UserError(f"{output} cannot be written ({error}): make room on its disk") from None
     except (UserError, OSError, MemoryError, TypeError, ValueError) as error:
         # AxisError is a ValueError.
         _fail(f"{name}: {error}")
@@ -244,33 +247,60 @@ def _parse_axis(text: str) -> Axis:
     return axes if len(axes) > 1 else axes[0]
 
 
+def _in_place(x: NDArray[Any]) -> NDArray[Any] | None:
+    """The array for its own result, if that is of its type: a file's array then takes its memory once."""
+    return x if x.dtype in (np.float16, np.float32, np.float64) and x.dtype.isnative else None
+
+
 def _read(source: Path) -> NDArray[Any]:
-    """Map the array in `source` into memory."""
+    """Read the array in `source`.
+
+    Into memory of its own: of a file that is mapped and then cut by somebody else, the missing pages would end the
+    process.
+    """
     if not source.exists():
         raise UserError(f"{source} does not exist")
     if not source.is_file():
         raise UserError(f"{source} is not a regular file")
     with source.open("rb") as stream:
-        # np.load takes a file without this mark for a pickle or an archive and says so, which
+        # NumPy takes a file without this mark for a pickle or an archive and says so, which
         # would send the user the wrong way.
         if stream.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
             raise UserError(f"{source} is not an .npy file: write it with numpy.save")
-    try:
-        array: NDArray[Any] = np.load(source, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        reason = (
-            "it holds Python objects, which would have to be unpickled: save numbers"
-            if "objects" in str(error)
-            else "it is cut short or damaged: write it again"
-        )
-        raise UserError(f"{source} cannot be read, {reason} ({error})") from None
-    if array.dtype.kind == "V" and array.dtype.names is None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that a lying header overflows
+                # Checks the header, and that the file is as long as it says, before anything is allocated.
+                mapped = np.load(source, mmap_mode="r", allow_pickle=False)
+                offset = mapped.offset
+                order: Literal["C", "F"] = "C" if mapped.flags.c_contiguous else "F"
+                shape, dtype = mapped.shape, mapped.dtype
+                del mapped
+        except Exception as error:  # noqa: BLE001 - there is no end to what a header can make NumPy raise
+            reason = (
+                "it holds Python objects, which would have to be unpickled: save numbers"
+                if "objects" in str(error)
+                else "it is cut short or damaged: write it again"
+            )
+            raise UserError(f"{source} cannot be read, {reason} ({error})") from None
+        _check_numbers(source, dtype)
+        array = np.empty(shape, dtype, order)
+        stream.seek(offset)
+        content = array.reshape(-1, order=order).view(np.uint8).data
+        if stream.readinto(content) != array.nbytes:
+            raise UserError(f"{source} was cut short while it was read: write it again")
+    return array
+
+
+def _check_numbers(source: Path, dtype: np.dtype[Any]) -> None:
+    if dtype.kind == "V" and dtype.names is None:
         raise UserError(
-            f"{source} holds raw {array.dtype.itemsize}-byte records ({array.dtype.str}), which is "
+            f"{source} holds raw {dtype.itemsize}-byte records ({dtype.str}), which is "
             "how numpy.save writes bfloat16 and other types that NumPy lacks: save "
             "x.astype(numpy.float32) instead"
         )
-    return array
+    if dtype.kind not in "biuf":
+        raise UserError(f"{source} holds {dtype}: save real numbers")
 
 
 @contextmanager
@@ -289,6 +319,8 @@ def _replacing(output: Path) -> Iterator[BinaryIO]:
     try:
         with temporary.open("xb") as stream:
             yield stream
+            stream.flush()
+            os.fsync(stream.fileno())  # before the name is given, should the machine itself go down
         if target.exists():
             shutil.copymode(target, temporary)
         temporary.replace(target)
