@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,22 @@ def printed(code: str, *arguments: object, limit: float = LIMIT, **changes: str)
     assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-3000:]}"
     lines = done.stdout.strip().splitlines()
     return lines[-1] if lines else ""
+
+
+def in_a_mount(folder: Path, options: str, commands: list[str], **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run shell commands in a file system of its own in `folder`, which ends with them; skipped without the right."""
+    folder.mkdir()
+    mount = f"mount -t tmpfs -o {options} none {folder} && cd {folder} && "
+    unshare = shutil.which("unshare")
+    if not unshare or subprocess.run([unshare, "-m", "sh", "-c", mount + "true"], capture_output=True).returncode:
+        pytest.skip("needs root and mounts")
+    return subprocess.run(
+        [unshare, "-m", "sh", "-c", mount + " && ".join(commands)],
+        capture_output=True,
+        text=True,
+        env=environment(**changes),
+        timeout=LIMIT,
+    )
 
 
 class Busy:

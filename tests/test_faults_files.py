@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from children import environment, finish, program, run, start
+from children import environment, finish, in_a_mount, program, run, start
 from command_line import invoke
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
@@ -226,22 +226,6 @@ def test_sigkill_at_any_moment_leaves_the_old_file_or_the_new(tmp_path: Path, se
     assert np.load(out).shape == x.shape
 
 
-def on_a_small_disk(tmp_path: Path, command: list[str], size: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    """A shell command in a folder that has so much room; its mount ends with it."""
-    folder = tmp_path / "disk"
-    folder.mkdir(exist_ok=True)
-    mount = f"mount -t tmpfs -o size={size} none {folder} && cd {folder} && "
-    unshare = shutil.which("unshare")
-    if (
-        unshare is None
-        or os.geteuid()
-        or subprocess.run([unshare, "-m", "sh", "-c", mount + "true"], check=False).returncode
-    ):
-        pytest.skip("needs root and mounts")
-    inside = [unshare, "-m", "sh", "-c", mount + " && ".join(command)]
-    return subprocess.run(inside, capture_output=True, text=True, env=environment(**changes), timeout=200, check=False)
-
-
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     np.save(tmp_path / "in.npy", np.zeros((100, 1000), np.float32))
     command = [
@@ -250,7 +234,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         "cat out.npy",
         "ls -A",
     ]
-    done = on_a_small_disk(tmp_path, command, "64k")
+    done = in_a_mount(tmp_path / "disk", "size=64k", command)
     assert done.stdout == "2\noldout.npy\n", done
     assert "out.npy cannot be written" in done.stderr
     assert done.stderr.count("\n") == 1
