@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
@@ -148,14 +149,21 @@ def mask_of(where: Any, shape: tuple[int, ...]) -> np.ndarray | None:
         ) from None
 
 
+def number_of(value: Any) -> float | None:
+    """A number as float, infinite if it is too large; None if it is no number."""
+    try:
+        return None if isinstance(value, (str, bytes)) or np.ndim(value) else float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return None
+
+
 def scale_of(temperature: Any) -> tuple[float, float, float, float] | None:
     """``1/temperature`` as a pair of float32 and a pair of float64 numbers; None for 1."""
-    try:
-        if isinstance(temperature, (str, bytes)) or np.ndim(temperature):
-            raise TypeError
-        t = float(temperature)
-    except (TypeError, ValueError):
-        raise TypeError(f"temperature is {temperature!r}: give one positive number") from None
+    t = number_of(temperature)
+    if t is None:
+        raise TypeError(f"temperature is {temperature!r}: give one positive number")
     if not LEAST_TEMPERATURE <= t <= MOST_TEMPERATURE:
         raise ValueError(
             f"temperature is {temperature!r}: give a finite number above 0 "

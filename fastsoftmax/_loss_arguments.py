@@ -16,6 +16,7 @@ from ._arguments import (
     collide,
     dtype_name,
     new_like,
+    number_of,
     out_of,
     promoted,
     scale_of,
@@ -225,12 +226,9 @@ def _options(
 
 
 def _number(value: Any, name: str, low: float, high: float, range_of: str) -> float:
-    try:
-        if isinstance(value, (str, bytes)) or np.ndim(value):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is {value!r}: give one number {range_of}") from None
+    number = number_of(value)
+    if number is None:
+        raise TypeError(f"{name} is {value!r}: give one number {range_of}")
     if not low <= number <= high or math.isinf(number):
         raise ValueError(f"{name} is {value!r}: give a finite number {range_of}")
     return number
