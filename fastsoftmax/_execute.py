@@ -48,8 +48,8 @@ from ._plan import Plan
 MOST_TASKS = 1024
 # Elements that one call of compiled code goes through: a fraction of a second.
 PIECE = 2**26
-# More than a task takes for the columns that it copies, in bytes.
-TILE_ROOM = 2**21
+# More than a task takes for the columns that it copies, in bytes (`_kernels.tiles`).
+TILE_ROOM = 2**20
 
 
 class _Team:
