@@ -202,3 +202,12 @@ def test_the_largest_the_smallest_and_the_infinite(where: str, name: str, dtype:
             at = np.unravel_index(row, classes_last.shape[:-1])
             classes_last[at][...] = np.resize(np.array(values, dtype), classes_last.shape[-1])
         check(name, path, x)
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "temperature", "softcap", "z_loss", "focal_gamma", "num_items"])
+def test_numbers_beyond_float64_are_out_of_range(name: str) -> None:
+    for huge in (10**400, -(10**400)):
+        with pytest.raises(ValueError, match=name):
+            fastsoftmax.cross_entropy(np.ones((3, 4)), [0, 1, 2], **{name: huge})
+    with pytest.raises(ValueError, match="temperature"):
+        fastsoftmax.softmax(np.ones(3), temperature=10**400)
