@@ -48,8 +48,8 @@ from ._plan import Plan
 MOST_TASKS = 1024
 # Elements that one call of compiled code goes through: a fraction of a second.
 PIECE = 2**26
-# More than a task takes for the columns that it copies, in bytes (`_kernels.tiles`).
-TILE_ROOM = 2**20
+# More than a task takes for the columns that it copies, in bytes: at all, and for each class (`_kernels.tiles`).
+TILE_ROOM, CLASS_ROOM = 2**20, 80
 
 
 class _Team:
@@ -223,7 +223,8 @@ def _launch(kernel: Any, dtype: str, scaled: bool, tasks: int, *arguments: Any, 
         if _team.can_start(size):
             code = kernel.compiled(dtype, scaled, True)
             if kernel.name.endswith("_columns"):
-                np.empty(tasks * TILE_ROOM, np.uint8)  # a MemoryError in a parallel loop would be lost
+                # A MemoryError in a parallel loop would be lost.
+                np.empty(tasks * (TILE_ROOM + CLASS_ROOM * arguments[0].shape[1]), np.uint8)
             try:
                 with _numba_threads(size) if size < numba_parallel.NUM_THREADS else _AS_IT_IS:
                     for first in range(0, total, tasks):
