@@ -15,6 +15,8 @@ BUSY_MACHINE = 4.0  # times that much where others compute too
 
 # Arrays of many times the size of their memory: rows that all are the same.
 LONG = """
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who was started in the background may ignore it
     kind = sys.argv[1]
     fastsoftmax.set_num_threads(int(sys.argv[2]))
     expected = answers()
@@ -85,6 +87,7 @@ def test_nothing_is_written_after_it() -> None:
     """By threads that would not have heard of it."""
     code = """
     import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     fastsoftmax.set_num_threads(3)
     x = np.zeros((2**13, 2**15), np.float32)
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
@@ -105,6 +108,7 @@ def test_it_ends_compiling(tmp_path: object) -> None:
     """And the next call compiles again."""
     code = """
     import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from numba.core import event
     from fastsoftmax import _execute
     begun = threading.Event()
