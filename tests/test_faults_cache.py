@@ -232,7 +232,9 @@ def test_home_unset() -> None:
     assert printed(code + TOTAL) == "5.0 None"
 
 
-@pytest.mark.parametrize("options", ["ro", "size=4k", "size=16k", "size=4k,nr_inodes=3"])
+@pytest.mark.parametrize(
+    "options", ["ro", "size=4k", *(pytest.param(o, marks=pytest.mark.slow) for o in ("size=16k", "nr_inodes=3"))]
+)
 def test_a_read_only_or_full_disk(tmp_path: Path, options: str) -> None:
     script = tmp_path / "main.py"
     script.write_text(program(TOTAL))

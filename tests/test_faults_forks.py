@@ -164,7 +164,9 @@ def test_workers_of_a_pool_have_one_thread(tmp_path: Path, kind: str) -> None:
     assert workers(tmp_path, kind, "pool") == "[(True, True, 1, False)]"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [KINDS[0], *(pytest.param(k, marks=pytest.mark.slow) for k in ("spawn", "forkserver"))]
+)
 def test_workers_of_a_pool_have_what_the_environment_says(tmp_path: Path, kind: str) -> None:
     assert workers(tmp_path, kind, "pool", FASTSOFTMAX_NUM_THREADS="3") == "[(True, True, 3, True)]"
 

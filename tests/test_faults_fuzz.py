@@ -44,7 +44,11 @@ def test_a_minute_finds_nothing() -> None:
             "import numpy as np\nfrom fastsoftmax import _loss_arguments\n" + UNCHECKED,
         ),
         # A reader that lets an unforeseen error through.
-        ("files", "from fastsoftmax import _commands; _commands._check_numbers = lambda source, dtype: 1 // 0"),
+        pytest.param(
+            "files",
+            "from fastsoftmax import _commands; _commands._read = lambda source: 1 // 0",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["arguments", "labels", "files"],
 )
