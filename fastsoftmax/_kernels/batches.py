@@ -50,8 +50,7 @@ SHIFT, FLOOR, MAGIC, PEAK, TOP, COUNT, HIGH, LOW, NAN = range(9)
 @inlined
 def turned(like, tile, array, count, columns):
     """The columns of the first rows of ``array[row, column]`` in a tile; those of absent rows are the last one's."""
-    w = columns
-    for first in range(0, width(like), w):
+    for first in range(0, width(like), columns):
         load_columns(tile, first, array, first, count, columns)
 
 

@@ -200,11 +200,11 @@ def exp_and_rest(v):
 
 
 @inlined
-def log_pair(whole, lost):
-    """``log(whole + lost)`` in float64 for a positive normal `whole`, as a leading part and its rest.
+def log_parts(whole):
+    """What ``log(whole)`` is made of: ``k, f, square, s, curve``, and k as an integer.
 
-    ``whole = 2**k * u`` with `u` in [sqrt(1/2), sqrt(2)); ``log u = 2*atanh(s)``, ``s = (u-1)/(u+1)``: the
-    scheme of fdlibm's e_log.c, kept in two parts so that ``m + log(...)`` rounds once.
+    ``whole = 2**k * u`` with `u` in [sqrt(1/2), sqrt(2)); ``log u = 2*atanh(s)``, ``s = (u-1)/(u+1)``, which is
+    ``f - (square - s*curve)`` with ``f = u - 1``: the scheme of fdlibm's e_log.c.
     """
     # The distance of the bits of sqrt(1/2) and 1 carries into the exponent where u would reach sqrt(2).
     exponent = ((bits(whole) + 0x95F619980C433) >> 52) - 1023
@@ -213,8 +213,18 @@ def log_pair(whole, lost):
     z = s * s
     square = 0.5 * f * f
     k = from_bits(exponent + _MAGIC_BITS) - _MAGIC
+    return k, f, square, s, fma(_ATANH(z), z, square), exponent
+
+
+@inlined
+def log_pair(whole, lost):
+    """``log(whole + lost)`` in float64 for a positive normal `whole`, as a leading part and its rest.
+
+    In two parts, so that ``m + log(...)`` rounds once.
+    """
+    k, f, square, s, curve, _ = log_parts(whole)
     lead, low = two_sum(k * _LN2_SHORT, f)
-    low = low + (s * fma(_ATANH(z), z, square) - square) + fma(k, _LN2_SHORT_REST, lost / whole)
+    low = low + (s * curve - square) + fma(k, _LN2_SHORT_REST, lost / whole)
     total = lead + low
     return total, (lead - total) + low
 
@@ -223,15 +233,10 @@ def log_pair(whole, lost):
 def log1p(r):
     """``log(1 + r)`` in float64 for ``r > -1``, within 2 ulp; NaN from 2**1023 up."""
     whole, lost = two_sum(full(r, 1.0), r)
-    exponent = ((bits(whole) + 0x95F619980C433) >> 52) - 1023
-    f = from_bits(bits(whole) - (exponent << 52)) - 1.0
-    s = f / (f + 2.0)
-    z = s * s
-    square = 0.5 * f * f
-    k = from_bits(exponent + _MAGIC_BITS) - _MAGIC
+    k, f, square, s, curve, exponent = log_parts(whole)
     # What the sum lost matters where it is next to 1, and there it need not be divided by it.
     low = lost * from_bits((1023 - exponent) << 52)
-    return fma(k, _LN2_SHORT, f - (square - fma(s, fma(_ATANH(z), z, square), fma(k, _LN2_SHORT_REST, low))))
+    return fma(k, _LN2_SHORT, f - (square - fma(s, curve, fma(k, _LN2_SHORT_REST, low))))
 
 
 @inlined

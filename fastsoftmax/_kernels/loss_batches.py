@@ -21,7 +21,7 @@ SHIFTED = COUNT
 
 
 @inlined
-def ask(like, x, top, row, count, extra, rooms):
+def ask(like, x, row, count, extra, rooms):
     """What must be known of the rows before their terms are kept, perhaps in their place."""
     table, _, weights, terms, _ = opened(extra)
     asked = rooms.asked
@@ -87,7 +87,7 @@ def over_losses(kept_in, gradient):
     def work(like, x, out, row, count, extra, rooms):
         table, more, _, terms, scale = opened(extra)
         top = tops_of(like, x, row, count, rooms)
-        ask(like, x, top, row, count, extra, rooms)
+        ask(like, x, row, count, extra, rooms)
         kept = kept_in(out)
         state, shape = states_of(like, x, kept, top, row, count, scale, rooms)
         loss, lse, a, at_target = row_numbers(
