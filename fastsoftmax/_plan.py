@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 
 from . import _machine
-from ._kernels.lengths import BLOCK, FEW_ROWS, LANES, SHORT_ROW, SMALL
+from ._kernels.lengths import BATCH_VECTORS, BLOCK, FEW_ROWS, LANES, MOST_BLOCKS, SHORT_ROW, SMALL
 
 __all__ = ["FEW_ROWS", "SMALL", "Plan", "columns", "rows", "scratch_elements"]
 
@@ -25,9 +25,15 @@ ELEMENT_NS = {"float32": 0.35, "float16": 0.6, "bfloat16": 0.6, "float64": 1.0}
 LOSSES = frozenset({"cross_entropy", "cross_entropy_with_grad"})
 HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"}) | LOSSES
 HAS_SPLIT = HAS_NARROW
-# Up to so many vectors a row, as many rows as lanes go faster at once (measured on Emerald Rapids: softmax of 4 vectors
-# 24 -> 19 cycles a vector, loss and gradient 58 -> 28; of 63 vectors 14 -> 17 and 17 -> 20).
-BATCHED = {"softmax": 4, "log_softmax": 8, "logsumexp": 32, "cross_entropy": 32, "cross_entropy_with_grad": 32}
+# Up to so many vectors a row, as many rows as lanes go faster at once (measured on Emerald Rapids, in cycles a vector:
+# softmax of 4 vectors 24 -> 20, log_softmax of 4 43 -> 27, of 16 22 -> 20, loss and gradient of 4 58 -> 34).
+BATCHED = {
+    "softmax": BATCH_VECTORS,
+    "log_softmax": 16,
+    "logsumexp": 32,
+    "cross_entropy": 32,
+    "cross_entropy_with_grad": 32,
+}
 HAS_PAIRS = frozenset({"softmax", "log_softmax"})
 
 
@@ -70,8 +76,8 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
         blocks = -(-classes // BLOCK)
         cost = count * classes * ELEMENT_NS[dtype]
         tasks = _tasks(cost, count * blocks, threads)
-        if count < tasks and operation in HAS_SPLIT:
-            reason = f"{count} long rows for {tasks} threads: blocks are shared out"
+        if operation in HAS_SPLIT and (count < tasks or blocks > MOST_BLOCKS):
+            reason = f"{count} rows of {blocks} blocks for {tasks} threads: blocks are shared out"
             return Plan(operation, dtype, "split", tasks, BLOCK, reason)
         tasks = min(tasks, count)
         return Plan(operation, dtype, "rows", tasks, BLOCK, "long rows, one after the other")

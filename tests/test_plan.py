@@ -9,7 +9,7 @@ import pytest
 
 import fastsoftmax
 from fastsoftmax import _execute, _plan
-from fastsoftmax._kernels.lengths import BLOCK, LANES, SHORT_ROW
+from fastsoftmax._kernels.lengths import BLOCK, LANES, MOST_BLOCKS, SHORT_ROW
 from fastsoftmax._kernels.loops import KERNELS
 
 FORWARD = ("softmax", "log_softmax", "logsumexp")
@@ -36,6 +36,9 @@ ROW_REGIONS = [
     (3, 131072, 4, "split", 4),
     (4, 131072, 4, "rows", 4),
     (256, 131072, 4, "rows", 4),
+    (256, MOST_BLOCKS * BLOCK, 2, "rows", 2),
+    (256, MOST_BLOCKS * BLOCK + 1, 2, "split", 2),
+    (256, MOST_BLOCKS * BLOCK + 1, 1, "split", 1),
 ]
 
 

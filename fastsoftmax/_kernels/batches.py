@@ -1,7 +1,7 @@
 """Rows of a few vectors, as many at once as a vector has lanes.
 
 Where a row is a few vectors long, finding its maximum across the lanes, its sum across the lanes and what to make of
-them takes longer than the row itself. Here the lanes of as many rows are transposed first, and then all that follows a
+them takes longer than the row itself. Here the lanes of as many rows are folded together, and then all that follows a
 maximum or a sum is done once for all rows, each in a lane of its own, by the functions of `columns`. The numbers of
 each row are then spread from memory, which takes no instruction of its own. The order of every sum is that of `online`.
 """
@@ -14,32 +14,22 @@ from .columns import column_factor, column_logs, column_state
 from .jit import by_type, inlined, piece
 from .memory import everywhere, load, put, rows_in, store
 from .online import Frame, bigger, frame, join
-from .rows import NEAR_ZERO, nan_of, refined
-from .shuffles import any_lane, lane, part, with_lane
-from .simd import doubles, full, is_single, narrow, select, wide, width
+from .row_states import NEAR_ZERO, nan_of, refined
+from .shuffles import any_lane, halves, lane, part, side_by_side, with_lane
+from .simd import doubles, full, is_single, narrow, select, width
 from .state import log_total
-from .tiles import load_columns
-from .visits import (
-    lane_sums,
-    lane_tops,
-    scalar,
-    scale_row,
-    terms_kept_in,
-    write_log_softmax,
-    write_softmax,
-)
+from .visits import lane_sums, lane_tops, scalar
+from .writes import Terms, write_log_softmax, write_probabilities
 
 
 class Rooms(NamedTuple):
     """Scratch room ``[0, place, lane]`` of the loop over batches."""
 
-    vectors: Any  # the lanes of each row, before they are transposed
-    tile: Any  # and after
+    vectors: Any  # a maximum in each lane of each row
     numbers: Any  # a number of each row in each lane, see the places below
     sums: Any  # the sum of each row, in eight lanes of float64
     rests: Any  # and its rest, of float64 terms
-    sum_tile: Any
-    rest_tile: Any
+    terms: Any  # the terms of each row, of up to four vectors
     asked: Any  # float64 numbers that losses need of each row
 
 
@@ -47,11 +37,22 @@ class Rooms(NamedTuple):
 SHIFT, FLOOR, MAGIC, PEAK, TOP, COUNT, HIGH, LOW, NAN = range(9)
 
 
-@inlined
-def turned(like, tile, array, count, columns):
-    """The columns of the first rows of ``array[row, column]`` in a tile; those of absent rows are the last one's."""
-    for first in range(0, width(like), columns):
-        load_columns(tile, first, array, first, count, columns)
+def tree(leaf: Any, op: Any, lanes: int) -> Any:
+    """``leaf(like, rooms, k)`` of as many rows as lanes, from lanes of a row folded by halves to a row in each lane."""
+    fold, group = leaf, lanes
+    while group > 1:
+        fold, group = level(fold, op, group), group // 2
+    return fold
+
+
+def level(below: Any, op: Any, group: int) -> Any:
+    """Two vectors of `below` as one whose groups of lanes, one for each row, are half as wide."""
+
+    @inlined
+    def fold(like, rooms, k):
+        return op(like, below(like, rooms, 2 * k), below(like, rooms, 2 * k + 1), group)
+
+    return fold
 
 
 @inlined
@@ -78,14 +79,31 @@ def frame_at(like, numbers, k):
 
 
 @inlined
-def tops_of(like, x, row, count, rooms):
-    """The maxima of the rows, one in each lane."""
-    for k in range(count):
-        store(rooms.vectors, (0, k, 0), lane_tops(like, x, row + k, 0, x.shape[1]), None)
-    turned(like, rooms.tile, rows_in(rooms.vectors), count, width(like))
-    top = load(like, rooms.tile, (0, 0, 0), None, 0.0)
-    for j in range(1, width(like)):
-        top = bigger(load(like, rooms.tile, (0, j, 0), None, 0.0), top)
+def tops_at(like, rooms, k):
+    return load(like, rooms.vectors, (0, k, 0), None, 0.0)
+
+
+@inlined
+def bigger_halves(like, a, b, group):
+    return bigger(halves(a, b, group, 0), halves(a, b, group, 1))
+
+
+TOPS = {lanes: tree(tops_at, bigger_halves, lanes) for lanes in (8, 16)}
+
+
+@by_type
+def folded_tops(like, rooms):
+    fold = TOPS[like.lanes]
+    return lambda like, rooms: fold(like, rooms, 0)
+
+
+@inlined
+def tops_of(like, x, count, rooms):
+    """The maxima of the rows, one in each lane; those of absent rows are the last one's."""
+    w = width(like)
+    for k in range(w):
+        store(rooms.vectors, (0, k, 0), lane_tops(like, x, min(k, count - 1), 0, x.shape[1]), None)
+    top = folded_tops(like, rooms)
     keep_numbers(rooms.numbers, TOP, top)
     return top
 
@@ -101,13 +119,24 @@ def frames_of(like, top, scale, numbers):
     return shape
 
 
-@by_type
+@inlined
 def keep_sum(like, rooms, k, total):
-    """Keep the sum of row k, folded to eight lanes as `online.across` folds it; float64 terms have a rest."""
+    """Keep the sum of row k, folded to eight lanes as `online.across` folds it."""
+    keep_folded(like, rooms, k, (of_eight(like, total[0]), total[1]))
+
+
+@by_type
+def of_eight(like, total):
     if is_single(like):
-        return lambda like, rooms, k, total: store(
-            rooms.sums, (0, k, 0), part(total[0], 0, doubles(0.0)) + part(total[0], 1, doubles(0.0)), None
-        )
+        return lambda like, total: part(total, 0, doubles(0.0)) + part(total, 1, doubles(0.0))
+    return lambda like, total: total
+
+
+@by_type
+def keep_folded(like, rooms, k, total):
+    """Keep eight lanes of a sum; that of float64 terms has a rest."""
+    if is_single(like):
+        return lambda like, rooms, k, total: store(rooms.sums, (0, k, 0), total[0], None)
 
     def both(like, rooms, k, total):
         store(rooms.sums, (0, k, 0), total[0], None)
@@ -117,52 +146,61 @@ def keep_sum(like, rooms, k, total):
 
 
 @by_type
-def strand(like, rooms, j):
-    """The sums of the rows in lane j, as a pair."""
+def sum_at(like, rooms, k):
+    """The sum of row k as it was kept."""
     if is_single(like):
-        return lambda like, rooms, j: (load(wide(like), rooms.sum_tile, (0, j, 0), None, 0.0), 0.0)
+        return lambda like, rooms, k: (load(doubles(0.0), rooms.sums, (0, k, 0), None, 0.0), 0.0)
+    return lambda like, rooms, k: (
+        load(like, rooms.sums, (0, k, 0), None, 0.0),
+        load(like, rooms.rests, (0, k, 0), None, 0.0),
+    )
 
-    def both(like, rooms, j):
-        return load(like, rooms.sum_tile, (0, j, 0), None, 0.0), load(like, rooms.rest_tile, (0, j, 0), None, 0.0)
 
-    return both
+@by_type
+def joined_halves(like, a, b, group):
+    if is_single(like):
+        return lambda like, a, b, group: (halves(a[0], b[0], group, 0) + halves(a[0], b[0], group, 1), 0.0)
+
+    def pair(like, a, b, group):
+        first = halves(a[0], b[0], group, 0), halves(a[1], b[1], group, 0)
+        return join(like, first, (halves(a[0], b[0], group, 1), halves(a[1], b[1], group, 1)))
+
+    return pair
+
+
+# Sums are of eight lanes of float64 each.
+eight_sums = tree(sum_at, joined_halves, 8)
 
 
 @inlined
 def folded(like, rooms, count):
     """The sums of the rows, one in each lane, folded by halves."""
-    turned(like, rooms.sum_tile, rows_in(rooms.sums), count, 8)
-    turn_rests(like, rooms, count)
-    a = join(like, join_at(like, rooms, 0), join_at(like, rooms, 2))
-    b = join(like, join_at(like, rooms, 1), join_at(like, rooms, 3))
-    return join(like, a, b)
-
-
-@inlined
-def join_at(like, rooms, j):
-    return join(like, strand(like, rooms, j), strand(like, rooms, j + 4))
+    total = sum_at(like, rooms, count - 1)
+    for k in range(count, width(like)):
+        keep_folded(like, rooms, k, total)
+    return folded_sums(like, rooms)
 
 
 @by_type
-def turn_rests(like, rooms, count):
+def folded_sums(like, rooms):
     if is_single(like):
-        return lambda like, rooms, count: None
-    return lambda like, rooms, count: turned(like, rooms.rest_tile, rows_in(rooms.rests), count, 8)
+        return lambda like, rooms: (side_by_side(eight_sums(like, rooms, 0)[0], eight_sums(like, rooms, 1)[0]), 0.0)
+    return lambda like, rooms: eight_sums(like, rooms, 0)
 
 
 @inlined
-def states_of(like, x, kept, top, row, count, scale, rooms):
+def states_of(like, x, kept, top, count, scale, rooms):
     """The states of the rows and their frames; the terms stay in `kept` unless that is None."""
     n, numbers = x.shape[1], rooms.numbers
     shape = frames_of(like, top, scale, numbers)
     keep_numbers(numbers, NAN, full(like, 0.0))
     if any_lane(top - top != 0.0):
         for k in range(count):
-            put(numbers, (0, NAN, k), nan_of(like, x, row + k, 0, n, scalar(number_at(like, numbers, TOP, k))))
+            put(numbers, (0, NAN, k), nan_of(like, x, k, 0, n, scalar(number_at(like, numbers, TOP, k))))
     keep_numbers(numbers, COUNT, full(like, 1.0))
     for k in range(count):
         largest = number_at(like, numbers, TOP, k)
-        total, tops = lane_sums(like, x, kept, largest, row + k, 0, n, frame_at(like, numbers, k), scale)
+        total, tops = lane_sums(like, x, kept, largest, k, 0, n, frame_at(like, numbers, k), scale)
         keep_sum(like, rooms, k, total)
         put(numbers, (0, COUNT, k), tops)
     nan = load(like, numbers, (0, NAN, 0), None, 0.0)
@@ -170,47 +208,46 @@ def states_of(like, x, kept, top, row, count, scale, rooms):
     return column_state(like, folded(like, rooms, count), tops, top, shape, nan, scale), shape
 
 
-# -- the work on some rows, at most as many as lanes -------------------------------------------------------------------
+# -- the work on the first `count` rows of ``x[k, class]`` -------------------------------------------------------------
 
 
 @piece
 def softmax_batch(like, x, out, row, count, scale, rooms):
-    n, kept, numbers = x.shape[1], terms_kept_in(out), rooms.numbers
-    shape = frames_of(like, tops_of(like, x, row, count, rooms), scale, numbers)
+    # Where rows are no multiple of a vector, what is kept in `out` would be loaded next to the store of the row before,
+    # and waits for it. Here no two rows touch.
+    n, kept, numbers = x.shape[1], rows_in(rooms.terms), rooms.numbers
+    shape = frames_of(like, tops_of(like, x, count, rooms), scale, numbers)
     for k in range(count):
-        total, _ = lane_sums(like, x, kept, None, row + k, 0, n, frame_at(like, numbers, k), scale)
+        total, _ = lane_sums(like, x, kept, None, k, 0, n, frame_at(like, numbers, k), scale)
         keep_sum(like, rooms, k, total)
     high, low = column_factor(like, folded(like, rooms, count), shape.lost)
     keep_numbers(numbers, HIGH, high)
     keep_numbers(numbers, LOW, low)
     for k in range(count):
         factor = number_at(like, numbers, HIGH, k), number_at(like, numbers, LOW, k)
-        if kept is None:
-            write_softmax(like, x, out, row + k, 0, n, (frame_at(like, numbers, k), scale, factor))
-        else:
-            scale_row(like, x, out, row + k, 0, n, factor)
+        write_probabilities(like, x, out, k, 0, n, (Terms(kept, None, None, None), factor))
 
 
 @piece
 def log_softmax_batch(like, x, out, row, count, scale, rooms):
     n, numbers = x.shape[1], rooms.numbers
-    state, _ = states_of(like, x, None, tops_of(like, x, row, count, rooms), row, count, scale, rooms)
+    state, _ = states_of(like, x, None, tops_of(like, x, count, rooms), count, scale, rooms)
     high, low = column_logs(like, state)
     keep_numbers(numbers, HIGH, high)
     keep_numbers(numbers, LOW, low)
     for k in range(count):
         log = number_at(like, numbers, HIGH, k), number_at(like, numbers, LOW, k)
-        write_log_softmax(like, x, out, row + k, 0, n, (number_at(like, numbers, TOP, k), log, scale))
+        write_log_softmax(like, x, out, k, 0, n, (number_at(like, numbers, TOP, k), log, scale))
 
 
 @piece
 def logsumexp_batch(like, x, out, row, count, scale, rooms):
-    (m, r, rest), _ = states_of(like, x, None, tops_of(like, x, row, count, rooms), row, count, scale, rooms)
+    (m, r, rest), _ = states_of(like, x, None, tops_of(like, x, count, rooms), count, scale, rooms)
     totals = narrow(like, log_total(m, r, rest, scale))
     size = select(totals < 0.0, 0.0 - totals, totals)
     if any_lane(size < NEAR_ZERO):
         for k in range(count):
             total = scalar(with_lane(totals, 0, lane(totals, k)))
-            totals = with_lane(totals, k, refined(like, x, row + k, total, scale))
+            totals = with_lane(totals, k, refined(like, x, k, total, scale))
     for k in range(count):
-        put(out, (row + k, 0), lane(totals, k))
+        put(out, (k, 0), lane(totals, k))

@@ -11,11 +11,12 @@ import numpy as np
 from .jit import by_type, inlined, piece
 from .memory import load, store, terms_in, view
 from .online import add, bigger, empty_sum, frame, join, scaled, term
-from .rows import NEAR_ZERO, refined
+from .row_states import NEAR_ZERO, refined
 from .shuffles import any_lane, lane, with_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide, width
 from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus
-from .visits import keep, log_probability, terms_kept_in, without_top
+from .visits import keep, without_top
+from .writes import log_probability, terms_kept_in
 
 # -- the visits of a vector of columns ---------------------------------------------------------------------
 

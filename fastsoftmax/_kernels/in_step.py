@@ -12,7 +12,7 @@ from typing import Any
 from .jit import inlined
 from .memory import lanes_of
 from .online import frame, is_near, without_shift
-from .visits import row_sum, row_top, scale_row, three_visits
+from .visits import row_sum, row_top, three_visits
 
 # Rows of up to this many classes are worked on several at a time: six of them share the second cache. Not so longer
 # rows of whole pages: all six would be at one place of the first cache, and a load waits for any earlier
@@ -27,8 +27,10 @@ def worth_pipelining(classes, rows):
     return rows >= 3 and classes <= PIPELINED and (classes <= PAGE or classes % PAGE != 0)
 
 
-def in_step(next_row: Any, look: Any, counted: Any, settle: Any, finish: Any, nothing: Any) -> Any:
-    """The work on rows from `first` to `last` whose terms are kept in `out`.
+def in_step(
+    next_row: Any, look: Any, counted: Any, kept_in: Any, settle: Any, write: Any, finish: Any, nothing: Any
+) -> Any:
+    """The work on rows from `first` to `last`.
 
     Parameters
     ----------
@@ -38,12 +40,16 @@ def in_step(next_row: Any, look: Any, counted: Any, settle: Any, finish: Any, no
         What is to be known of a row before its terms are kept, perhaps in its place.
     counted : ``top -> top or None``
         Whether terms of the maximum are counted and left out of the sum.
-    settle : ``(like, row, seen, top, shape, total, rest, count, extra) -> (factor, target, entry)``
-        What terms are multiplied by, and an entry that is not one of them.
+    kept_in : ``out -> out or None``
+        Where terms are kept.
+    settle : ``(like, row, seen, top, shape, total, rest, count, extra) -> (more, target, entry)``
+        What a row is written with, and an entry that is not written so.
+    write : ``(like, x, out, row, start, stop, more) -> None``
     finish : ``(out, row, target, entry) -> None``
-    nothing : ``like -> (factor, target, entry)``
+    nothing : ``(like, extra) -> (more, target, entry)``
         Anything of the types that `settle` gives.
     """
+    visits = three_visits(write)
 
     @inlined
     def run(x, out, first, last, scale, extra):
@@ -53,7 +59,8 @@ def in_step(next_row: Any, look: Any, counted: Any, settle: Any, finish: Any, no
         top = row_top(like, x, row, 0, n)
         top_ahead = row_top(like, x, min(ahead, last - 1), 0, n)
         behind, before = -1, -1
-        result, result_before = nothing(like), nothing(like)
+        result, result_before = nothing(like, extra), nothing(like, extra)
+        kept = kept_in(out)
         while row < last:
             beyond = next_row(x, out, ahead + 1, last, extra)
             nearest = min(beyond, last - 1)
@@ -61,14 +68,14 @@ def in_step(next_row: Any, look: Any, counted: Any, settle: Any, finish: Any, no
             shape, needed = frame(top, scale), counted(top)
             if before >= 0 and is_near(shape):
                 near = without_shift(shape)
-                total, rest, count, top_beyond = three_visits(
-                    like, x, out, needed, row, nearest, before, near, scale, result_before[0]
+                total, rest, count, top_beyond = visits(
+                    like, x, kept, out, needed, row, nearest, before, near, scale, result_before[0]
                 )
             else:
-                total, rest, count = row_sum(like, x, out, needed, row, 0, n, shape, scale)
+                total, rest, count = row_sum(like, x, kept, needed, row, 0, n, shape, scale)
                 top_beyond = row_top(like, x, nearest, 0, n)
                 if before >= 0:
-                    scale_row(like, x, out, before, 0, n, result_before[0])
+                    write(like, x, out, before, 0, n, result_before[0])
             if before >= 0:
                 finish(out, before, result_before[1], result_before[2])
             result_before = result
@@ -77,10 +84,43 @@ def in_step(next_row: Any, look: Any, counted: Any, settle: Any, finish: Any, no
             row, ahead = ahead, beyond
             top, top_ahead = top_ahead, top_beyond
         if before >= 0:
-            scale_row(like, x, out, before, 0, n, result_before[0])
+            write(like, x, out, before, 0, n, result_before[0])
             finish(out, before, result_before[1], result_before[2])
         if behind >= 0:
-            scale_row(like, x, out, behind, 0, n, result[0])
+            write(like, x, out, behind, 0, n, result[0])
             finish(out, behind, result[1], result[2])
 
     return run
+
+
+# -- what operations leave out ----------------------------------------------------------------------------------------
+
+
+@inlined
+def nothing_seen(like, x, row, top, extra):
+    return None
+
+
+@inlined
+def counted(top):
+    return top
+
+
+@inlined
+def not_counted(top):
+    return None
+
+
+@inlined
+def kept_in_place(out):
+    return out
+
+
+@inlined
+def kept_nowhere(out):
+    return None
+
+
+@inlined
+def no_entry(out, row, target, entry):
+    return None

@@ -13,6 +13,12 @@ SHORT_ROW = 65536
 # A longer one is cut into blocks of this many elements, each with a state; the states are merged in order.
 BLOCK = 16384
 
+# Rows of more blocks are always shared out by blocks, for a kernel has room on its stack for the maxima of so many.
+MOST_BLOCKS = 1024
+
 # Arrays of up to this many elements and rows are never shared among threads, nor set side by side: they have a
 # kernel that looks at the array itself. A matter of speed alone.
 SMALL, FEW_ROWS = 4096, 3
+
+# Rows of up to so many vectors have room on the stack for the terms of as many rows as lanes.
+BATCH_VECTORS = 4

@@ -28,8 +28,8 @@ from . import (
     weighted,
 )
 from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, loss, read, write
-from .lengths import BLOCK
-from .memory import lanes_of, prefetch, scratch, view, with_classes
+from .lengths import BATCH_VECTORS, BLOCK
+from .memory import from_row, lanes_of, prefetch, scratch, view, with_classes
 from .shuffles import abreast
 from .simd import doubles, wide, width
 from .small import over_small, over_small_gradients, over_small_losses, to_out, to_table
@@ -142,7 +142,10 @@ def over_narrow(work, write=store_columns):
 
 
 def over_batches(work):
-    """``work(like, x, out, row, count, extra, rooms)`` for as many rows as lanes, and what is left of them."""
+    """``work(like, x, out, row, count, extra, rooms)`` for as many rows as lanes, and what is left of them.
+
+    `x` and `out` begin with these rows, `row` is the first of them in `extra`.
+    """
 
     def loop(x, out, first, last, tasks, extra):
         n = x.shape[0]
@@ -152,17 +155,15 @@ def over_batches(work):
             eight, many, w = doubles(0.0), wide(like), width(like)
             rooms = batches.Rooms(
                 vectors=scratch(like, 16),
-                tile=scratch(like, 16),
                 numbers=scratch(like, 16),
                 sums=scratch(eight, 16),
                 rests=scratch(eight, 16),
-                sum_tile=scratch(many, 8),
-                rest_tile=scratch(many, 8),
+                terms=scratch(abreast(like, BATCH_VECTORS), 16),
                 asked=scratch(many, 8),
             )
             for row in range(n * task // tasks, n * (task + 1) // tasks, w):
                 count = min(n * (task + 1) // tasks - row, w)
-                work(like, logits, results, row, count, more, rooms)
+                work(like, from_row(logits, row), from_row(results, row), row, count, more, rooms)
 
     return loop
 

@@ -6,13 +6,15 @@ import numpy as np
 
 from .batches import COUNT, HIGH, LOW, TOP, frame_at, keep_numbers, number_at, states_of, tops_of
 from .columns import lanes_pair
+from .in_step import kept_nowhere
 from .jit import inlined, piece
 from .loss_numbers import row_numbers
-from .losses import opened, smoothing_sum, target_logit, weight_of, write_plain, write_weighted, write_zeros
+from .losses import opened, smoothing_sum, target_logit, weight_of, write_gradient, write_zeros
 from .memory import load, number, put, store
 from .simd import full, narrow, select, wide
 from .state import factor_of_state, product
-from .visits import normal, scalar, terms_kept_in
+from .visits import scalar
+from .writes import Terms, normal, terms_kept_in
 
 # Places of float64 numbers, one of each row in each lane.
 LABEL, TARGET_LOGIT, TARGET_WEIGHT, SMOOTHING, ENTRY, SMOOTH = range(6)
@@ -28,10 +30,10 @@ def ask(like, x, row, count, extra, rooms):
     for k in range(count):
         label = number(table, (row + k, 0))
         put(asked, (0, LABEL, k), label)
-        put(asked, (0, TARGET_LOGIT, k), target_logit(x, row + k, label))
+        put(asked, (0, TARGET_LOGIT, k), target_logit(x, k, label))
         put(asked, (0, TARGET_WEIGHT, k), weight_of(weights, max(np.int64(label), 0)))
         m = scalar(number_at(like, rooms.numbers, TOP, k))
-        put(asked, (0, SMOOTHING, k), smoothing_sum(like, x, row + k, m, weights, terms[1]))
+        put(asked, (0, SMOOTHING, k), smoothing_sum(like, x, k, m, weights, terms[1]))
 
 
 @inlined
@@ -40,17 +42,17 @@ def asked_for(like, rooms, place):
 
 
 @inlined
-def no_gradient(like, x, kept, out, row, count, state, shape, a, at_target, factor, extra, rooms):
+def no_gradient(like, x, kept, out, count, state, shape, a, at_target, factor, extra, rooms):
     return None
 
 
 @inlined
-def whole_gradient(like, x, kept, out, row, count, state, shape, a, at_target, factor, extra, rooms):
+def whole_gradient(like, x, kept, out, count, state, shape, a, at_target, factor, extra, rooms):
     """The gradients of the rows: ``a * p - smooth * w``, the target's entry apart, nothing where ignored."""
     _, _, weights, terms, scale = opened(extra)
     n, numbers, asked = x.shape[1], rooms.numbers, rooms.asked
     q, rest = factor_of_state(like, state, wide(shape.shift), wide(shape.k), scale)
-    high, low = lanes_pair(like, *product(q, rest, a * factor))
+    high, low = lanes_pair(like, *product(q, rest, a * factor, 0.0))
     smooth = terms[1] * factor
     keep_numbers(numbers, HIGH, high)
     keep_numbers(numbers, LOW, normal(like, low))
@@ -60,24 +62,16 @@ def whole_gradient(like, x, kept, out, row, count, state, shape, a, at_target, f
     for k in range(count):
         label = np.int64(number(asked, (0, LABEL, k)))
         if label < 0:
-            write_zeros(like, x, out, row + k, 0, n, None)
+            write_zeros(like, x, out, k, 0, n, None)
             continue
         multiple = (
             number_at(like, numbers, HIGH, k),
             number_at(like, numbers, LOW, k),
             number_at(like, numbers, SHIFTED, k),
         )
-        more = kept, frame_at(like, numbers, k), scale, multiple, weights, number(asked, (0, SMOOTH, k))
-        if weights.shape[0] == 0 or terms[1] == 0.0:
-            write_plain(like, x, out, row + k, 0, n, more)
-        else:
-            write_weighted(like, x, out, row + k, 0, n, more)
-        put(out, (row + k, label), number(asked, (0, ENTRY, k)))
-
-
-@inlined
-def nowhere(out):
-    return None
+        of_row = Terms(kept, frame_at(like, numbers, k), scale, None)
+        write_gradient(like, x, out, k, 0, n, of_row, multiple, number(asked, (0, SMOOTH, k)), weights)
+        put(out, (k, label), number(asked, (0, ENTRY, k)))
 
 
 def over_losses(kept_in, gradient):
@@ -86,10 +80,10 @@ def over_losses(kept_in, gradient):
     @piece
     def work(like, x, out, row, count, extra, rooms):
         table, more, _, terms, scale = opened(extra)
-        top = tops_of(like, x, row, count, rooms)
+        top = tops_of(like, x, count, rooms)
         ask(like, x, row, count, extra, rooms)
         kept = kept_in(out)
-        state, shape = states_of(like, x, kept, top, row, count, scale, rooms)
+        state, shape = states_of(like, x, kept, top, count, scale, rooms)
         loss, lse, a, at_target = row_numbers(
             state,
             asked_for(like, rooms, TARGET_LOGIT),
@@ -104,10 +98,10 @@ def over_losses(kept_in, gradient):
             store(more, (row, 0), lse, count)
         ignored = asked_for(like, rooms, LABEL) < 0.0
         store(table, (row, 0), select(ignored, full(loss, 0.0), loss), count)
-        gradient(like, x, kept, out, row, count, state, shape, a, at_target, factor, extra, rooms)
+        gradient(like, x, kept, out, count, state, shape, a, at_target, factor, extra, rooms)
 
     return work
 
 
-loss_batch = over_losses(nowhere, no_gradient)
+loss_batch = over_losses(kept_nowhere, no_gradient)
 loss_with_gradient_batch = over_losses(terms_kept_in, whole_gradient)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import piece
-from .losses import opened, settle, smoothing_sum, target_logit, write_gradient, write_zeros
-from .memory import lanes_of, number, put
-from .online import frame
-from .simd import full
+from .losses import long_gradient, opened, settle, smoothing_sum, target_logit
+from .memory import lanes_of, number, view
 from .split import merged
 
 
@@ -34,14 +32,6 @@ def row_of_blocks(x, states, row, extra):
 @piece
 def gradient_blocks(x, out, states, row, start, stop, extra):
     """Last launch: the gradient of ``x[row, start:stop]``."""
-    _, _, weights, _, scale = opened(extra)
-    like, label = lanes_of(x), np.int64(states[row, 0, 3])
-    if label < 0:
-        write_zeros(like, x, out, row, start, stop, None)
-        return
-    state = merged(like, states, row, scale)
-    shape = frame(full(like, state[0]), scale)
-    a, smooth, at_target = states[row, 0, 4], states[row, 0, 5], states[row, 0, 6]
-    write_gradient(like, x, out, None, row, start, stop, state, shape, a, smooth, weights, scale)
-    if start <= label < stop:
-        put(out, (row, label), at_target)
+    like, state = lanes_of(x), merged(lanes_of(x), states, row, opened(extra)[4])
+    numbers = np.int64(states[row, 0, 3]), states[row, 0, 4], states[row, 0, 5], states[row, 0, 6]
+    long_gradient(like, x, out, None, view(states), row, row, start, stop, state, numbers, extra)

@@ -16,7 +16,7 @@ from .memory import load, number, store
 from .online import add_wide, empty_sum, term, whole
 from .simd import fma, full, narrow, select, strands, wide
 from .state import factor_of_state, product
-from .visits import normal, terms_kept_in
+from .writes import normal, terms_kept_in
 
 
 @by_type
@@ -83,7 +83,7 @@ def whole_gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_t
     _, _, weights, terms, scale = opened(extra)
     q, rest = factor_of_state(like, state, wide(shape.shift), wide(shape.k), scale)
     a = a * factor
-    high, low = lanes_pair(like, *product(q, rest, a))
+    high, low = lanes_pair(like, *product(q, rest, a, 0.0))
     low = normal(like, low)
     smooth = terms[1] * factor
     entry = narrow(like, at_target * factor)

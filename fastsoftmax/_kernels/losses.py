@@ -24,29 +24,19 @@ from __future__ import annotations
 
 import numpy as np
 from numba import prange
-from numba.core import types
 
-from .in_step import in_step, worth_pipelining
+from .in_step import counted, in_step, kept_in_place, kept_nowhere, worth_pipelining
 from .jit import by_type, inlined, piece
-from .lengths import SHORT_ROW
+from .lengths import MOST_BLOCKS, SHORT_ROW
 from .loss_numbers import row_numbers
-from .memory import lanes_of, load, number, put, store
-from .online import across, add_wide, empty_sum, frame, term, whole
-from .rows import nan_of, row_state, state_of_sums
+from .memory import lanes_of, load, number, put, scratch, store
+from .online import across, add_wide, empty_sum, frame, whole
+from .row_states import nan_of, over_terms, row_state, state_of_sums
 from .shuffles import repeated
-from .simd import HalfType, fma, full, narrow, select, wide, width
+from .simd import HalfType, doubles, fma, full, narrow, select, wide, width
 from .state import factor_of_state, product
-from .visits import (
-    along,
-    normal,
-    probability,
-    repeated_frame,
-    row_top,
-    scalar,
-    spread,
-    terms_kept_in,
-    three_visits,
-)
+from .visits import row_top, scalar, three_visits, write_nothing
+from .writes import Terms, along, normal, scale_in_place, spread, terms_at, terms_kept_in, write_probabilities
 
 
 def read_labels(labels, table, found, first, last, tasks, limits):
@@ -112,56 +102,40 @@ def weighed(v, weights, j, count):
 # -- rows --------------------------------------------------------------------------------------------------
 
 
-@by_type
-def term_at(like, x, kept, row, j, count, shape, scale):
-    """Terms from where they were kept, or from x once more."""
-    if isinstance(kept, types.NoneType):
-
-        def again(like, x, kept, row, j, count, shape, scale):
-            return term(load(like, x, (row, j), count, 0.0), repeated_frame(shape, like), scale)
-
-        return again
-    return lambda like, x, kept, row, j, count, shape, scale: load(like, kept, (row, j), count, 0.0)
-
-
-@inlined
-def gradient_at(like, x, out, row, j, count, more):
-    """``a * p - smooth``."""
-    kept, shape, scale, factor, _, _ = more
-    e = term_at(like, x, kept, row, j, count, shape, scale)
-    store(out, (row, j), probability(like, e, factor), count)
-
-
 @inlined
 def weighted_gradient_at(like, x, out, row, j, count, more):
     """``a * p - smooth * w``."""
-    kept, shape, scale, factor, weights, smooth = more
-    e = term_at(like, x, kept, row, j, count, shape, scale)
+    terms, factor, weights, smooth = more
+    e = terms_at(like, x, terms, row, j, count)
     b = narrow(like, load(wide(like), weights, (j,), count, 0.0) * (0.0 - smooth))
     g = fma(e, repeated(factor[0], like), fma(e, repeated(factor[1], like), b))
     store(out, (row, j), g, count)
 
 
-write_plain, write_weighted = along(gradient_at), along(weighted_gradient_at)
+write_weighted = along(weighted_gradient_at)
 
 
 @inlined
-def gradient_factor(like, state, shape, a, smooth, scale):
-    """What turns terms into ``a * p - smooth``: a pair and what is added."""
-    q, rest = factor_of_state(like, state, scalar(shape.shift), scalar(shape.k), scale)
-    high, low = spread(like, *product(q, rest, a))
+def gradient_pair(like, q, rest, a, smooth):
+    """What turns terms into ``a * p - smooth``, from what makes them probabilities: a pair and what is added."""
+    high, low = spread(like, *product(q, rest, a, 0.0))
     return high, normal(like, low), full(like, 0.0 - smooth)
 
 
 @inlined
-def write_gradient(like, x, out, kept, row, start, stop, state, shape, a, smooth, weights, scale):
-    """The gradient of ``x[row, start:stop]`` but for the target's entry; `a` and `smooth` times the row's factor."""
-    factor = gradient_factor(like, state, shape, a, smooth, scale)
-    more = kept, shape, scale, factor, weights, smooth
+def gradient_factor(like, state, shape, a, smooth, scale):
+    """The same for a row whose terms are all in one frame."""
+    q, rest = factor_of_state(like, state, scalar(shape.shift), scalar(shape.k), scale)
+    return gradient_pair(like, q, rest, a, smooth)
+
+
+@inlined
+def write_gradient(like, x, out, row, start, stop, terms, factor, smooth, weights):
+    """The gradient of ``x[row, start:stop]`` but for the target's entry; `smooth` times the row's factor."""
     if weights.shape[0] == 0 or smooth == 0.0:
-        write_plain(like, x, out, row, start, stop, more)
+        write_probabilities(like, x, out, row, start, stop, (terms, factor))
     else:
-        write_weighted(like, x, out, row, start, stop, more)
+        write_weighted(like, x, out, row, start, stop, (terms, factor, weights, smooth))
 
 
 @inlined
@@ -203,19 +177,44 @@ def no_gradient(like, x, out, kept, row, state, shape, numbers, extra):
 
 @inlined
 def whole_gradient(like, x, out, kept, row, state, shape, numbers, extra):
+    """The gradient of a row whose terms are all in one frame."""
     _, _, weights, _, scale = opened(extra)
     label, a, smooth, at_target = numbers
     n = x.shape[1]
     if label < 0:
         write_zeros(like, x, out, row, 0, n, None)
     else:
-        write_gradient(like, x, out, kept, row, 0, n, state, shape, a, smooth, weights, scale)
+        factor = gradient_factor(like, state, shape, a, smooth, scale)
+        write_gradient(like, x, out, row, 0, n, Terms(kept, shape, scale, None), factor, smooth, weights)
         put(out, (row, label), at_target)
 
 
 @inlined
-def nowhere(out):
+def write_block(like, x, out, row, start, stop, terms, q, rest, more):
+    a, smooth, weights = more
+    factor = gradient_pair(like, q, rest, a, smooth)
+    write_gradient(like, x, out, row, start, stop, terms, factor, smooth, weights)
+
+
+write_blocks = over_terms(write_block)
+
+
+@inlined
+def no_long_gradient(like, x, out, kept, tops, at, row, start, stop, state, numbers, extra):
     return None
+
+
+@inlined
+def long_gradient(like, x, out, kept, tops, at, row, start, stop, state, numbers, extra):
+    """The gradient of ``x[row, start:stop]``, some blocks of a long row; for the rest see `row_states.over_terms`."""
+    _, _, weights, _, scale = opened(extra)
+    label, a, smooth, at_target = numbers
+    if label < 0:
+        write_zeros(like, x, out, row, start, stop, None)
+    else:
+        write_blocks(like, x, out, kept, tops, at, row, start, stop, state, scale, (a, smooth, weights))
+        if start <= label < stop:
+            put(out, (row, label), at_target)
 
 
 @inlined
@@ -255,11 +254,6 @@ def look(like, x, row, top, extra):
 
 
 @inlined
-def counted(top):
-    return top
-
-
-@inlined
 def state_and_numbers(like, row, seen, top, shape, total, rest, count, extra):
     x_t, smoothing, nan = seen
     state = state_of_sums(like, nan, top, shape, total, rest, count, opened(extra)[4])
@@ -278,11 +272,13 @@ def put_entry(out, row, target, entry):
 
 
 @inlined
-def no_factor(like):
+def no_factor(like, extra):
     return (like, like, like), np.int64(0), 0.0
 
 
-gradients_in_step = in_step(next_gradient, look, counted, settle_gradient, put_entry, no_factor)
+gradients_in_step = in_step(
+    next_gradient, look, counted, kept_in_place, settle_gradient, scale_in_place, put_entry, no_factor
+)
 
 
 @by_type
@@ -307,8 +303,17 @@ def never_in_step(x, out, row, last, extra):
     return False
 
 
-def over_losses(room, gradient, zeros, faster):
+@inlined
+def smoothing_before(like, x, row, weights, smooth):
+    """The smoothing sum of a row whose maximum is not known yet."""
+    if smooth == 0.0:
+        return 0.0
+    return smoothing_sum(like, x, row, scalar(row_top(like, x, row, 0, x.shape[1])), weights, smooth)
+
+
+def over_losses(room, gradient, of_long, zeros, faster):
     """The work on a run of rows; `room(out)` is where terms are kept between the sum and the gradient, or None."""
+    visits = three_visits(write_nothing)
 
     @piece
     def next_row(x, out, row, last, extra):
@@ -318,27 +323,26 @@ def over_losses(room, gradient, zeros, faster):
     def run(x, out, first, last, extra):
         like, n = lanes_of(x), x.shape[1]
         table, _, weights, terms, scale = opened(extra)
-        row = next_row(x, out, first, last, extra)
+        row, kept = next_row(x, out, first, last, extra), room(out)
         if n > SHORT_ROW:
+            tops = scratch(doubles(0.0), MOST_BLOCKS)
             while row < last:
                 x_t = target_logit(x, row, number(table, (row, 0)))
-                state = row_state(like, x, row, scale)
-                smoothing = smoothing_sum(like, x, row, state[0], weights, terms[1])
-                shape = frame(full(like, state[0]), scale)
+                smoothing = smoothing_before(like, x, row, weights, terms[1])
+                state = row_state(like, x, kept, tops, row, scale)
                 numbers = settle(row, state, x_t, smoothing, extra)
-                gradient(like, x, out, None, row, state, shape, numbers, extra)
+                of_long(like, x, out, kept, tops, 0, row, 0, n, state, numbers, extra)
                 row = next_row(x, out, row + 1, last, extra)
             return
         if faster(x, out, row, last, extra):
             return
-        kept = room(out)
         top = row_top(like, x, min(row, last - 1), 0, n)
         while row < last:
             ahead = next_row(x, out, row + 1, last, extra)
             seen = look(like, x, row, top, extra)
             shape = frame(top, scale)
-            total, rest, count, top_ahead = three_visits(
-                like, x, kept, top, row, min(ahead, last - 1), row, shape, scale, None
+            total, rest, count, top_ahead = visits(
+                like, x, kept, out, top, row, min(ahead, last - 1), row, shape, scale, None
             )
             state, numbers = state_and_numbers(like, row, seen, top, shape, total, rest, count, extra)
             gradient(like, x, out, kept, row, state, shape, numbers, extra)
@@ -347,5 +351,5 @@ def over_losses(room, gradient, zeros, faster):
     return run
 
 
-loss_rows = over_losses(nowhere, no_gradient, no_zeros, never_in_step)
-loss_with_gradient_rows = over_losses(terms_kept_in, whole_gradient, write_zeros, perhaps_in_step)
+loss_rows = over_losses(kept_nowhere, no_gradient, no_long_gradient, no_zeros, never_in_step)
+loss_with_gradient_rows = over_losses(terms_kept_in, whole_gradient, long_gradient, write_zeros, perhaps_in_step)

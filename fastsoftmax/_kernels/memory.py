@@ -145,6 +145,22 @@ def rows_in(typingctx, room):
 
 
 @intrinsic(prefer_literal=True)
+def from_row(typingctx, array, row):
+    """The view of an array's rows from one on."""
+    if not isinstance(array, ViewType) or not isinstance(row, types.Integer):
+        return None
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        step = builder.mul(args[1], cgutils.unpack_tuple(builder, source.strides)[0])
+        first = builder.add(builder.ptrtoint(source.data, ir.IntType(64)), step)
+        source.data = builder.inttoptr(first, source.data.type)
+        return source._getvalue()
+
+    return signature(array, array, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
 def everywhere(typingctx, like, array, index):
     """One number of a view of the lanes' type, in every lane of a vector like `like`."""
     if not _indexed(array, index) or not isinstance(like, VectorType) or array.dtype != like.element:

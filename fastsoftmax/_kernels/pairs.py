@@ -13,7 +13,8 @@ from .memory import lanes_of, load, prefetch, store
 from .online import add, bigger, empty_sum, frame, join, swapped, term
 from .shuffles import abreast, any_lane, rotate
 from .simd import fma, full, select, strands, width
-from .visits import log_probability, without_top
+from .visits import without_top
+from .writes import log_probability
 
 # Rows are asked for so many ahead.
 AHEAD = 128

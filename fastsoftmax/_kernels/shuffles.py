@@ -80,6 +80,34 @@ def part(typingctx, v, index, like):
 
 
 @intrinsic(prefer_literal=True)
+def halves(typingctx, a, b, group, which):
+    """The first (0) or the second (1) half of each group of lanes, those of `a` before those of `b`."""
+    literals = isinstance(group, types.IntegerLiteral) and isinstance(which, types.IntegerLiteral)
+    if not literals or not isinstance(a, VectorType) or a != b:
+        return None
+    half = group.literal_value // 2
+    lanes = [i for i in range(2 * a.lanes) if i // half % 2 == which.literal_value]
+
+    def codegen(context, builder, sig, args):
+        return builder.shuffle_vector(args[0], args[1], ir.Constant(ir.VectorType(ir.IntType(32), a.lanes), lanes))
+
+    return a(a, b, group, which), codegen
+
+
+@intrinsic(prefer_literal=True)
+def side_by_side(typingctx, a, b):
+    """Two vectors as one of twice the lanes."""
+    if not isinstance(a, VectorType) or a != b:
+        return None
+
+    def codegen(context, builder, sig, args):
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), 2 * a.lanes), list(range(2 * a.lanes)))
+        return builder.shuffle_vector(args[0], args[1], lanes)
+
+    return VectorType(a.element, 2 * a.lanes)(a, b), codegen
+
+
+@intrinsic(prefer_literal=True)
 def rotate(typingctx, v, by):
     """Lane i of the result is lane ``i ^ by`` of `v`; `by` is a literal power of two."""
     if not isinstance(v, VectorType) or not isinstance(by, types.IntegerLiteral):

@@ -1,27 +1,20 @@
 """Long rows fewer than threads: their blocks are shared out, in two launches.
 
 The first finds the state of each block, the second merges those of a row, in order, and writes. The blocks are
-those that one thread would have gone through alone (`rows.row_state`), so the bits are the same.
-
-softmax keeps the terms of the first launch in `out`. They are those of the whole row but for a power of two, 2**(k of
-the block - k of the row), so that the second launch need not compute them again: with the exponents of the terms in
-range the product is exact, and the bits are again the same.
+those that one thread would have gone through alone (`row_states.row_state`), so the bits are the same. softmax keeps
+the terms of the first launch in `out`, so that the second need not compute them again.
 """
 
 from __future__ import annotations
 
-from .elementary import power_of_two
 from .jit import by_type, inlined, piece
 from .lengths import BLOCK
-from .memory import address, lanes_of, store
-from .online import frame
-from .rows import block_state, refined, softmax_factor
+from .memory import lanes_of, store, view
+from .row_states import block_state, refined
+from .rows import write_long_row
 from .simd import full, is_single
 from .state import log_others, log_total, merge, plus
-from .visits import rescale_row, scalar, spread, terms_kept_in, write_log_softmax, write_softmax
-
-# A block this far below the row, in powers of two, is computed again: its factor might not be a normal number.
-FAR_BELOW = 100.0
+from .writes import spread, terms_kept_in, write_log_softmax
 
 
 @inlined
@@ -49,13 +42,10 @@ def state_of_block(x, out, states, row, block, scale):
 
 @piece
 def state_and_terms(x, out, states, row, block, scale):
-    """The same, with the terms of the block kept in `out`, unless that is `x` and they might be needed again."""
-    like, kept, start = lanes_of(x), terms_kept_in(out), block * BLOCK
+    """The same, with the terms of the block kept in `out`."""
+    start = block * BLOCK
     stop = min(start + BLOCK, x.shape[1])
-    if address(x) == address(out):
-        set_state(states, row, block, block_state(like, x, None, row, start, stop, scale))
-    else:
-        set_state(states, row, block, block_state(like, x, kept, row, start, stop, scale))
+    set_state(states, row, block, block_state(lanes_of(x), x, terms_kept_in(out), row, start, stop, scale))
 
 
 @piece
@@ -70,23 +60,8 @@ def merged(like, states, row, scale):
 @piece
 def softmax_blocks(x, out, states, row, start, stop, scale):
     """Second launch: the probabilities of ``x[row, start:stop]``."""
-    like = lanes_of(x)
-    state = merged(like, states, row, scale)
-    shape = frame(full(like, state[0]), scale)
-    factor = softmax_factor(like, state, shape, scale)
-    kept = terms_kept_in(out)
-    if kept is None or address(x) == address(out):
-        write_softmax(like, x, out, row, start, stop, (shape, scale, factor))
-        return
-    for first in range(start, stop, BLOCK):
-        last = min(first + BLOCK, stop)
-        of_block = frame(full(like, states[row, first // BLOCK, 0]), scale)
-        below = scalar(of_block.k) - scalar(shape.k)
-        in_place = scalar(of_block.shift) == 0.0 and scalar(shape.shift) == 0.0
-        if in_place and below >= -FAR_BELOW:
-            rescale_row(like, x, out, row, first, last, (full(like, power_of_two(below)), factor))
-        else:
-            write_softmax(like, x, out, row, first, last, (shape, scale, factor))
+    like, kept, tops = lanes_of(x), terms_kept_in(out), view(states)
+    write_long_row(like, x, out, kept, tops, row, row, start, stop, merged(like, states, row, scale), scale, None)
 
 
 @piece

@@ -6,12 +6,13 @@ without a `rest` (None); float64 terms are worth a pair.
 
 from __future__ import annotations
 
+import numpy as np
 from numba.core import types
 
-from .elementary import constants_of, exp_near, exp_pair, log1p, log1p_pair, two_sum
+from .elementary import constants_of, exp_near, exp_pair, log1p, log1p_pair, power_of_two, two_sum
 from .jit import by_type, inlined
 from .online import scaled
-from .simd import fma, full, is_single, select
+from .simd import bits, fma, full, is_single, select
 
 
 @inlined
@@ -36,11 +37,11 @@ def factor_of(total, rest):
 
 
 @by_type
-def product(a, a_rest, b):
-    """``(a + a_rest) * b`` as a pair, or as one number if `a` is one."""
+def product(a, a_rest, b, b_rest):
+    """``(a + a_rest) * (b + b_rest)`` as a pair, or as one number if `a` is one."""
     if isinstance(a_rest, types.NoneType):
-        return lambda a, a_rest, b: (a * b, None)
-    return lambda a, a_rest, b: pair_product(a, a_rest, b, 0.0)
+        return lambda a, a_rest, b, b_rest: (a * b, None)
+    return lambda a, a_rest, b, b_rest: pair_product(a, a_rest, b, b_rest)
 
 
 @inlined
@@ -166,6 +167,29 @@ def factor_of_state(like, state, shift, k, scale):
         return q * shrink, q_rest * shrink
 
     return pair
+
+
+@by_type
+def factor_of_block(like, state, m, top, shift, k, scale):
+    """What turns the terms of a block of maximum `m`, in the frame of `top`, into probabilities of its row.
+
+    A power of two, by which terms are to be multiplied first, and a pair: together they reach from 1 to 0, and the pair
+    has no subnormal part. The product with the power is exact, for terms that would become subnormal by it have
+    probabilities of less than the smallest number.
+    """
+    least = 1.0 - constants_of(like).bias
+
+    def factor(like, state, m, top, shift, k, scale):
+        w, w_rest = weight_of_lower(state[0], m, scale)
+        exponent = min(max(np.float64((bits(w) >> 52) - 1023), least), 0.0)
+        back = power_of_two(0.0 - exponent)
+        # A row with an infinite maximum has NaN for probabilities, whatever its blocks.
+        w = w * back if state[0] - state[0] == 0.0 else state[0] - state[0]
+        q, rest = factor_of_state(like, (top, state[1], state[2]), shift, k, scale)
+        q, rest = product(q, rest, w, w_rest * back)
+        return power_of_two(exponent), q, rest
+
+    return factor
 
 
 @inlined

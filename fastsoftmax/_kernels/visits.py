@@ -1,4 +1,4 @@
-"""The visits of a row of contiguous classes ``x[row, class]``: its maximum, its sum, what is written.
+"""The visits of a row of contiguous classes ``x[row, class]``: its maximum and its sum; `writes` has the third.
 
 Vectors go four abreast, for a sum of four is what `online` defines and enough to fill the pipelines. What is left at
 the end of a row goes one by one, with the lanes beyond it switched off.
@@ -6,15 +6,16 @@ the end of a row goes one by one, with the lanes beyond it switched off.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
-from .online import Frame, across, add, bigger, empty_sum, scaled, term
+from .online import Frame, across, add, bigger, empty_sum, term
 from .shuffles import abreast, any_lane, lane, lanes_true, part, repeated, rotate
-from .simd import HalfType, bits, fma, from_bits, full, is_single, select, width
-from .state import plus
+from .simd import full, select, width
 
 
 @inlined
@@ -76,10 +77,14 @@ def top_tail(like, x, row, start, stop, top):
     if stop - start == 2 * w:
         v = load(abreast(like, 2), x, (row, start), None, 0.0)
         return bigger(bigger(part(v, 0, like), part(v, 1, like)), top)
-    if stop - start > 2 * w:
+    if stop - start > 3 * w:
         v = load(abreast(like, 4), x, (row, start), stop - start, -np.inf)
         a, b = bigger(part(v, 0, like), part(v, 1, like)), bigger(part(v, 2, like), part(v, 3, like))
         return bigger(bigger(a, b), top)
+    if stop - start > 2 * w:
+        top = bigger(load(like, x, (row, start + 2 * w), stop - start - 2 * w, -np.inf), top)
+        v = load(abreast(like, 2), x, (row, start), None, 0.0)
+        return bigger(bigger(part(v, 0, like), part(v, 1, like)), top)
     if stop - start > w:
         v = load(abreast(like, 2), x, (row, start), stop - start, -np.inf)
         return bigger(bigger(part(v, 0, like), part(v, 1, like)), top)
@@ -196,167 +201,69 @@ def lane_sums(like, x, out, top, row, start, stop, shape, scale):
 
 
 @inlined
+def visit1(like, x, out, top, row, j, count, shape, scale):
+    """One vector of terms without those of the maximum if there is a `top`, and how many those are."""
+    v, e = visit(like, x, out, row, j, count, shape, scale)
+    return others_of(v, top, e)
+
+
+@inlined
+def visit2(like, x, out, top, row, j, count, shape, scale):
+    """The sum of two vectors of terms, likewise."""
+    e, equal = visit1(abreast(like, 2), x, out, top, row, j, count, shape, scale)
+    return part(e, 0, like) + part(e, 1, like), equal
+
+
+@inlined
 def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     """The sum with what is left of a row, fewer than four vectors."""
     w, left = width(like), stop - j
-    if left == 2 * w:
-        v, e = visit(abreast(like, 2), x, out, row, j, None, shape, scale)
-        e, equal = others_of(v, top, e)
-        return add(total, part(e, 0, like) + part(e, 1, like)), tops + equal
-    if left > 2 * w:
+    if left <= 0:
+        return total, tops
+    if left > 3 * w:
         return visit4(like, x, out, top, row, j, left, shape, scale, total, tops)
-    if left > w:
-        v, e = visit(abreast(like, 2), x, out, row, j, left, shape, scale)
-        e, equal = others_of(v, top, e)
-        return add(total, part(e, 0, like) + part(e, 1, like)), tops + equal
-    if left > 0:
-        v, e = visit(like, x, out, row, j, left, shape, scale)
-        e, equal = others_of(v, top, e)
-        return add(total, e), tops + equal
-    return total, tops
+    if left > 2 * w:
+        two, equal = visit2(like, x, out, top, row, j, None, shape, scale)
+        third, too = visit1(like, x, out, top, row, j + 2 * w, left - 2 * w, shape, scale)
+        return add(total, two + third), tops + equal + too
+    if left == 2 * w:
+        e, equal = visit2(like, x, out, top, row, j, None, shape, scale)
+    elif left > w:
+        e, equal = visit2(like, x, out, top, row, j, left, shape, scale)
+    else:
+        e, equal = visit1(like, x, out, top, row, j, left, shape, scale)
+    return add(total, e), tops + equal
 
 
-@inlined
-def spread(like, q, rest):
-    """The float64 pair ``q + rest`` as a pair of vectors in the type of `like`; `rest` may be None."""
-    high = full(like, q)
-    return high, full(like, plus(q - scalar(high), rest))
-
-
-@by_type
-def normal(like, low):
-    """The low part of a factor, or 0 where it is subnormal in float32: some processors multiply those very slowly."""
-    if not is_single(like):
-        return lambda like, low: low
-    return lambda like, low: from_bits(select((bits(low) << 1) >> 24 == 0, bits(full(low, 0.0)), bits(low)))
-
-
-def along(at):
-    """``at(like, x, out, row, j, count, more)`` for all classes of a run: four vectors abreast, then what is left."""
+def three_visits(write: Any) -> Any:
+    """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `write` in step."""
 
     @inlined
-    def run(like, x, out, row, start, stop, more):
-        w = width(like)
-        j = start
-        while j + 4 * w <= stop:
-            at(abreast(like, 4), x, out, row, j, None, more)
+    def visits(like, x, kept, out, top, row, ahead, behind, shape, scale, more):
+        w, n = width(like), x.shape[1]
+        total, tops = empty_sum(like), 0
+        a = full(like, -np.inf)
+        b, c, d = a, a, a
+        j = 0
+        while j + 4 * w <= n:
+            total, tops = visit4(like, x, kept, top, row, j, None, shape, scale, total, tops)
+            ask_for(like, x, ahead, j, False)
+            ask_for(like, out, row, j, True)
+            a = bigger(load(like, x, (ahead, j), None, 0.0), a)
+            b = bigger(load(like, x, (ahead, j + w), None, 0.0), b)
+            c = bigger(load(like, x, (ahead, j + 2 * w), None, 0.0), c)
+            d = bigger(load(like, x, (ahead, j + 3 * w), None, 0.0), d)
+            write(like, x, out, behind, j, j + 4 * w, more)
             j += 4 * w
-        if stop - j == 2 * w:
-            at(abreast(like, 2), x, out, row, j, None, more)
-        elif stop - j > 2 * w:
-            at(abreast(like, 4), x, out, row, j, stop - j, more)
-        elif stop - j > w:
-            at(abreast(like, 2), x, out, row, j, stop - j, more)
-        elif stop > j:
-            at(like, x, out, row, j, stop - j, more)
+        total, tops = sum_tail(like, x, kept, top, row, j, n, shape, scale, total, tops)
+        a = top_tail(like, x, ahead, j, n, a)
+        write(like, x, out, behind, j, n, more)
+        number, rest = across(like, total)
+        return number, rest, np.float64(tops), largest(bigger(bigger(a, b), bigger(c, d)))
 
-    return run
-
-
-@by_type
-def probability(like, e, factor):
-    """A term times the pair that turns terms into probabilities; of three numbers, the last is added."""
-    if len(factor) == 2:
-        return lambda like, e, factor: fma(e, repeated(factor[0], like), e * repeated(factor[1], like))
-
-    def shifted(like, e, factor):
-        return fma(e, repeated(factor[0], like), fma(e, repeated(factor[1], like), repeated(factor[2], like)))
-
-    return shifted
+    return visits
 
 
 @inlined
-def scale_at(like, x, out, row, j, count, factor):
-    """Turn the terms kept in `out` into probabilities."""
-    e = load(like, out, (row, j), count, 0.0)
-    store(out, (row, j), probability(like, e, factor), count)
-
-
-@inlined
-def rescale_at(like, x, out, row, j, count, more):
-    """The same for terms that are to be multiplied by a power of two first."""
-    power, factor = more
-    e = load(like, out, (row, j), count, 0.0) * repeated(power, like)
-    store(out, (row, j), probability(like, e, factor), count)
-
-
-@inlined
-def softmax_at(like, x, out, row, j, count, more):
-    """The probabilities, from x."""
-    shape, scale, factor = more
-    e = term(load(like, x, (row, j), count, 0.0), repeated_frame(shape, like), scale)
-    store(out, (row, j), probability(like, e, factor), count)
-
-
-@inlined
-def log_probability(v, top, log, scale):
-    """``(x - m) * scale - log(1 + r)``: two numbers of one sign, so that nothing cancels."""
-    high, rest = log
-    z, tail = scaled(v - top, scale)
-    return (z - high) - minus(rest, tail)
-
-
-@by_type
-def minus(rest, tail):
-    """``rest - tail``, or `rest` where there is no tail."""
-    if isinstance(tail, types.NoneType):
-        return lambda rest, tail: rest
-    # The tail of an infinite product is NaN and means nothing.
-    return lambda rest, tail: rest - select(tail == tail, tail, full(tail, 0.0))
-
-
-@inlined
-def log_softmax_at(like, x, out, row, j, count, more):
-    """The log-probabilities, from x."""
-    top, log, scale = more
-    v = load(like, x, (row, j), count, 0.0)
-    log = repeated(log[0], like), repeated(log[1], like)
-    store(out, (row, j), log_probability(v, repeated(top, like), log, scale), count)
-
-
-scale_row, rescale_row = along(scale_at), along(rescale_at)
-write_softmax, write_log_softmax = along(softmax_at), along(log_softmax_at)
-
-
-@by_type
-def terms_kept_in(out):
-    """`out` if it can hold terms between two visits, None if it is of a half type."""
-    if isinstance(out.dtype, HalfType):
-        return lambda out: None
-    return lambda out: out
-
-
-@inlined
-def three_visits(like, x, kept, top, row, ahead, behind, shape, scale, factor):
-    """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `scale_row` in step.
-
-    Without a `factor` nothing is written.
-    """
-    w, n = width(like), x.shape[1]
-    total, tops = empty_sum(like), 0
-    a = full(like, -np.inf)
-    b, c, d = a, a, a
-    j = 0
-    while j + 4 * w <= n:
-        total, tops = visit4(like, x, kept, top, row, j, None, shape, scale, total, tops)
-        ask_for(like, x, ahead, j, False)
-        ask_for(like, kept, row, j, True)
-        a = bigger(load(like, x, (ahead, j), None, 0.0), a)
-        b = bigger(load(like, x, (ahead, j + w), None, 0.0), b)
-        c = bigger(load(like, x, (ahead, j + 2 * w), None, 0.0), c)
-        d = bigger(load(like, x, (ahead, j + 3 * w), None, 0.0), d)
-        scale_some(like, kept, behind, j, j + 4 * w, factor)
-        j += 4 * w
-    total, tops = sum_tail(like, x, kept, top, row, j, n, shape, scale, total, tops)
-    a = top_tail(like, x, ahead, j, n, a)
-    scale_some(like, kept, behind, j, n, factor)
-    number, rest = across(like, total)
-    return number, rest, np.float64(tops), largest(bigger(bigger(a, b), bigger(c, d)))
-
-
-@by_type
-def scale_some(like, out, row, start, stop, factor):
-    """`scale_row`, or nothing without a factor."""
-    if isinstance(factor, types.NoneType):
-        return lambda like, out, row, start, stop, factor: None
-    return lambda like, out, row, start, stop, factor: scale_row(like, out, out, row, start, stop, factor)
+def write_nothing(like, x, out, row, start, stop, more):
+    return None

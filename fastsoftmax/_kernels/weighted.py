@@ -12,7 +12,7 @@ from .elementary import log_pair, two_sum
 from .jit import inlined, piece
 from .memory import load, store
 from .online import across, add, empty_sum, frame, term
-from .rows import nan_in
+from .row_states import nan_in
 from .shuffles import any_lane
 from .simd import doubles, fma, full, select, width
 from .state import shrink_of

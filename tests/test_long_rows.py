@@ -1,0 +1,98 @@
+"""Rows of several blocks, whose terms are kept in the frame of their block until the maximum of the row is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import reference
+from reference import Array, assert_ulp
+
+import fastsoftmax
+from fastsoftmax._kernels.lengths import BLOCK, SHORT_ROW
+
+CLASSES = 5 * BLOCK + 77
+assert CLASSES > SHORT_ROW
+BLOCKS = -(-CLASSES // BLOCK)
+
+
+def steps(*levels: float) -> Callable[[np.random.Generator], Array]:
+    """Logits around another level in each block."""
+    assert len(levels) == BLOCKS
+
+    def draw(rng: np.random.Generator) -> Array:
+        with np.errstate(over="ignore"):
+            return rng.normal(0, 2, CLASSES) + np.repeat(levels, BLOCK)[:CLASSES]
+
+    return draw
+
+
+ROWS = {
+    "falling to subnormal results": steps(0, -60, -80, -90, -95, -100),
+    "rising from them": steps(-100, -95, -90, -80, -60, 0),
+    "beyond the smallest float64": steps(0, -350, -700, -730, -740, -800),
+    "far below": steps(0, -1e4, -1e30, 0, -3e38, 0),
+    "near blocks beside one beyond 2**20": steps(5e6, 0, -1e3, 5e6, 4e6, 5e6),
+    "the last block beyond 2**20": steps(0, 0, 0, 0, 0, 3e6),
+    "all beyond 2**20": steps(3e6, 3e6, 3e6 + 4, 3e6, -3e6, 3e6),
+    "blocks of -inf": steps(-np.inf, 0, -np.inf, -np.inf, 1, -np.inf),
+    "a row of -inf": steps(*[-np.inf] * 6),
+    "+inf in one block": steps(0, 1, 2, np.inf, 1, 0),
+    "both infinities": steps(-np.inf, 1, 2, np.inf, 1, -np.inf),
+}
+DTYPES = [np.float32, np.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("draw", ROWS.values(), ids=ROWS)
+def test_softmax(draw: Callable[..., Array], dtype: npt.DTypeLike, rng: np.random.Generator) -> None:
+    """Within 3 ulp, in place and not, on one thread and shared out by blocks."""
+    x = draw(rng).astype(dtype)[np.newaxis]
+    with np.errstate(all="ignore"):
+        exact = reference.softmax(x, -1)
+    results = []
+    for threads in (1, 2):
+        with fastsoftmax.threads(threads):
+            copy = x.copy()
+            results += [fastsoftmax.softmax(x, axis=-1), fastsoftmax.softmax(copy, axis=-1, out=copy)]
+    assert_ulp(results[0], exact, 3.0)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", list(ROWS)[:7])
+def test_gradient(name: str, dtype: npt.DTypeLike, smoothing: float, rng: np.random.Generator) -> None:
+    """That of the loss in place and not, on one thread and shared out by blocks, is ``p - (class is the target)``."""
+    x = ROWS[name](rng).astype(dtype)[np.newaxis]
+    target = np.array([BLOCK + 5])
+    results: list[tuple[Any, Array]] = []
+    for threads in (1, 2):
+        with fastsoftmax.threads(threads):
+            copy = x.copy()
+            results += [
+                fastsoftmax.cross_entropy_with_grad(x, target, label_smoothing=smoothing),
+                fastsoftmax.cross_entropy_with_grad(copy, target, label_smoothing=smoothing, out=copy),
+            ]
+    loss, gradient = results[0]
+    with np.errstate(all="ignore"):
+        exact = reference.softmax(x, -1) - smoothing / CLASSES
+    exact[0, target[0]] -= 1 - smoothing
+    assert np.abs(gradient - exact).max() <= 3e-7 * np.abs(exact).max()
+    for other in results[1:]:
+        assert other[0] == loss
+        np.testing.assert_array_equal(other[1], gradient)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_nan_in_any_block(dtype: npt.DTypeLike, rng: np.random.Generator) -> None:
+    for block in range(BLOCKS):
+        x = np.stack([ROWS["blocks of -inf"](rng), ROWS["far below"](rng)]).astype(dtype)
+        x[0, block * BLOCK] = np.nan
+        p = fastsoftmax.softmax(x, axis=-1, out=x)
+        assert np.isnan(p[0]).all()
+        assert not np.isnan(p[1]).any()
