@@ -95,6 +95,20 @@ def test_every_bad_value_at_every_position(value: int, position: int, logits: Ar
     assert (columns == 1).all()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bad_labels_among_five_millions(layout: str) -> None:
+    rows = 5_000_000
+    logits = np.ones((rows, CLASSES), np.float32)
+    out = Guarded.make(logits.shape, logits.dtype)
+    for dtype in (np.int8, np.int64):
+        for position in (0, rows // 2, rows - 1):
+            labels = np.zeros(rows, dtype)
+            labels[position] = CLASSES
+            with pytest.raises(IndexError, match=rf"target\[{position}\] is {CLASSES}:"):
+                cross_entropy_with_grad(logits, LAYOUTS[layout](labels), out=out.array)
+    assert out.untouched()
+
+
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_good_labels_of_every_dtype_and_layout(dtype: np.dtype[Any], rng: np.random.Generator) -> None:
     """With nothing written around the gradient."""
