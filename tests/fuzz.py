@@ -4,6 +4,7 @@
 
 Every call must give the right answer or an error that says something, and leave what it may not write to as it was.
 What is found is shrunk and printed, and the exit code is 1. `--seed` repeats a run, `--only` names one of the targets.
+Where the kernels are not compiled yet, that takes most of a short run: `--compiling` allows that much more time for it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import test_properties
 from command_line import invoke
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numba.core import event
 from reference import Array, assert_same
 from strategies import LAYOUTS, Guarded, Problem, problems
 
@@ -292,20 +294,41 @@ def targets(folder: Path) -> dict[str, Callable[..., None]]:
     }
 
 
-def fuzz(seconds: float, seed: int, only: str | None, dtypes: list[str]) -> int:
+class Compiling(event.Listener):  # type: ignore[misc]
+    """Counts the seconds that compiling takes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._depth, self._begun = 0, 0.0  # what compiles calls what has to be compiled first
+
+    def on_start(self, event: Any) -> None:
+        if not self._depth:
+            self._begun = time.monotonic()
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self.seconds += time.monotonic() - self._begun
+
+
+def fuzz(seconds: float, compiling: float, seed: int, only: str | None, dtypes: list[str]) -> int:
     """Run the targets in turn until the time is over; the number of those that failed."""
     chosen = [np.dtype(name) for name in dtypes]
     if chosen:
         strategies.FULL_DTYPES = tuple(d for d in strategies.FULL_DTYPES if d in chosen)
         strategies.HALF_DTYPES = tuple(d for d in strategies.HALF_DTYPES if d in chosen)
-    until, done = time.monotonic() + seconds, 0
+    until, done, compiler = time.monotonic() + seconds, 0, Compiling()
+    event.register("numba:compile", compiler)
     with tempfile.TemporaryDirectory() as folder:
         failed: set[str] = set()
         for turn in itertools.count():
             properties = {name: test for name, test in targets(Path(folder)).items() if only in (None, name)}
             for name, test in properties.items():
-                if time.monotonic() > until or len(failed) == len(properties):
-                    print(f"{done} batches of examples, seed {seed}, failed: {sorted(failed) or 'none'}")
+                over = time.monotonic() > until + min(compiling, compiler.seconds)
+                if over or len(failed) == len(properties):
+                    print(f"{done} batches of examples, {compiler.seconds:.0f} s of compiling, ", end="")
+                    print(f"seed {seed}, failed: {sorted(failed) or 'none'}")
                     return len(failed)
                 if name in failed:
                     continue
@@ -325,15 +348,16 @@ def fuzz(seconds: float, seed: int, only: str | None, dtypes: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--compiling", type=float, default=0, help="seconds more, if compiling takes them")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--only", choices=["arguments", "problems", "sums", "loss-arguments", "labels", "files"])
     parser.add_argument(
         "--dtypes", type=lambda text: text.split(","), default=[], help="of the logits; all if not given"
     )
-    given_arguments = parser.parse_args()
+    options = parser.parse_args()
     faulthandler.enable()
     warnings.simplefilter("ignore")
-    return 1 if fuzz(given_arguments.seconds, given_arguments.seed, given_arguments.only, given_arguments.dtypes) else 0
+    return 1 if fuzz(options.seconds, options.compiling, options.seed, options.only, options.dtypes) else 0
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from children import Busy
+from children import Busy, printed
 from reference import Array
 
 import fastsoftmax
@@ -103,3 +104,26 @@ def test_100_times_on_a_busy_machine(shape: str, rng: np.random.Generator) -> No
     with Busy():
         for _ in range(100):
             assert results(x, axis, labels) == expected
+
+
+HASH = """
+    import hashlib
+    sha = hashlib.sha256()
+    for number in (0, 4):
+        axis = 1 if number == 4 else -1
+        sha.update(fastsoftmax.softmax(np.rint(8 * inputs[number]) / 8, axis=axis).tobytes())
+    print(sha.hexdigest())
+"""
+SETS = {
+    "sse4.2": ("nehalem", "+sse4.2,+popcnt"),
+    "avx2": ("haswell", "+avx2,+fma,+avx,+sse4.2,+bmi,+bmi2,+f16c,+popcnt"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instruction sets of x86-64")
+@pytest.mark.parametrize("name", SETS)
+def test_every_instruction_set(name: str) -> None:
+    """A sample: `.ci/bits.py` compares all functions, and CI runs it for AVX2."""
+    cpu, features = SETS[name]
+    assert printed(HASH, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features) == printed(HASH)

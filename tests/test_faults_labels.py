@@ -95,6 +95,20 @@ def test_every_bad_value_at_every_position(value: int, position: int, logits: Ar
     assert (columns == 1).all()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bad_labels_among_five_millions(layout: str) -> None:
+    rows = 5_000_000
+    logits = np.ones((rows, CLASSES), np.float32)
+    out = Guarded.make(logits.shape, logits.dtype)
+    for dtype in (np.int8, np.int64):
+        for position in (0, rows // 2, rows - 1):
+            labels = np.zeros(rows, dtype)
+            labels[position] = CLASSES
+            with pytest.raises(IndexError, match=rf"target\[{position}\] is {CLASSES}:"):
+                cross_entropy_with_grad(logits, LAYOUTS[layout](labels), out=out.array)
+    assert out.untouched()
+
+
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_good_labels_of_every_dtype_and_layout(dtype: np.dtype[Any], rng: np.random.Generator) -> None:
     """With nothing written around the gradient."""
@@ -119,18 +133,32 @@ CHANGING = """
     out = np.ndarray((rows, classes), np.float32, buffer.data, offset=guard)
     x = np.ones((rows, classes), np.float32)
     done = threading.Event()
+    calls = 0
+
+    def hold():
+        # Until a call has begun and ended meanwhile, however slowly: the second to end from now on did.
+        first = calls
+        while calls < first + 2 and not done.is_set():
+            time.sleep(1e-4)
 
     def change():
-        # Each would write into the guard, or far from it, if it were used.
+        # Each would write into the guard, or far from it, if it were used. At full speed, but for every 100th round:
+        # calls that are shorter than a turn of the other thread may else all see one state.
         wild = [-9000, classes + 9000, 2**40, 2**62 + 5, -(2**62), 2**63 - 1]
+        turn = 0
         while not done.is_set():
             for value in wild:
                 labels[0] = labels[-1] = labels[rows // 2] = value
                 labels[rows // 3 : rows // 2] = value
+                if turn % 100 == 0:
+                    hold()
                 labels[:] = good
+            if turn % 100 == 0:
+                hold()
+            turn += 1
 
     sys.setswitchinterval(1e-5)
-    thread = threading.Thread(target=change)
+    thread = threading.Thread(target=change, daemon=True)  # a failure of the caller ends the process
     thread.start()
     until = time.monotonic() + 2
     seen = {"error": 0, "result": 0}
@@ -144,8 +172,7 @@ CHANGING = """
             except IndexError as error:
                 assert "class indices go from 0 to 6" in str(error)
                 seen["error"] += 1
-        if time.monotonic() > until + 30:
-            break
+            calls += 1
     done.set()
     thread.join()
     assert (buffer[:guard] == 0xA5).all() and (buffer[-guard:] == 0xA5).all()

@@ -10,8 +10,7 @@ import pytest
 from children import finish, printed, program, start
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-GRACE = 1.0  # seconds
-BUSY_MACHINE = 4.0  # times that much where others compute too
+GRACE = 1.0  # seconds; a few milliseconds are usual, some tens where others compute too
 
 # Arrays of many times the size of their memory: rows that all are the same.
 LONG = """
@@ -43,11 +42,15 @@ LONG = """
         def call():
             while True:  # each takes a part of the time that a test may take
                 fastsoftmax.softmax(x, axis=-1, out=x)
-    elif kind == "in place":
-        x = np.zeros((2**13, 2**15), np.float32)
-        def call():
-            while True:
-                fastsoftmax.softmax(x, axis=-1, out=x)
+    # Compiling is no part of what is measured; `test_it_ends_compiling` is about that.
+    if kind == "columns":
+        fastsoftmax.logsumexp(x[:300], axis=1, out=out[:300])
+    elif kind == "losses":
+        fastsoftmax.cross_entropy(x[:3000], y[:3000])
+    elif kind in ("rows", "blocks"):
+        fastsoftmax.logsumexp(x[:3000], axis=-1)
+    else:
+        fastsoftmax.softmax(x, axis=-1, out=x)
     before = time.monotonic()
     print("begins", flush=True)
     try:
@@ -80,7 +83,7 @@ def interrupted(kind: str, threads: int, layer: str = "") -> float:
 @pytest.mark.parametrize("kind", ["rows", "columns", "blocks", "losses", "one row"])
 @pytest.mark.parametrize(("threads", "layer"), [(2, ""), (2, "workqueue"), (1, "")])
 def test_it_ends_a_long_call(kind: str, threads: int, layer: str) -> None:
-    assert interrupted(kind, threads, layer) < GRACE * BUSY_MACHINE
+    assert interrupted(kind, threads, layer) < GRACE
 
 
 def test_nothing_is_written_after_it() -> None:
