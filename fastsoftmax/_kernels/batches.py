@@ -38,7 +38,10 @@ SHIFT, FLOOR, MAGIC, PEAK, TOP, COUNT, HIGH, LOW, NAN = range(9)
 
 
 def tree(leaf: Any, op: Any, lanes: int) -> Any:
-    """``leaf(like, rooms, k)`` of as many rows as lanes, from lanes of a row folded by halves to a row in each lane."""
+    """The lanes of each ``leaf(like, rooms, k)``, of as many rows as lanes, folded by halves: row k in lane k.
+
+    At each level two vectors become one, by two shuffles; transposing the rows takes twice as many.
+    """
     fold, group = leaf, lanes
     while group > 1:
         fold, group = level(fold, op, group), group // 2

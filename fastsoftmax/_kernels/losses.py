@@ -342,7 +342,7 @@ def over_losses(room, gradient, of_long, zeros, faster):
             seen = look(like, x, row, top, extra)
             shape = frame(top, scale)
             total, rest, count, top_ahead = visits(
-                like, x, kept, out, top, row, min(ahead, last - 1), row, shape, scale, None
+                like, x, kept, kept, top, row, min(ahead, last - 1), row, shape, scale, None
             )
             state, numbers = state_and_numbers(like, row, seen, top, shape, total, rest, count, extra)
             gradient(like, x, out, kept, row, state, shape, numbers, extra)

@@ -103,8 +103,9 @@ def row_state(like, x, kept, tops, row, scale):
 def over_terms(write: Any) -> Any:
     """``write(like, x, out, row, start, stop, terms, q, rest, more)`` for the blocks of ``x[row, start:stop]``.
 
-    Their maxima are ``tops[at, block, 0]``, their terms, each in the frame of its block, are in `kept` or found once
-    more; times the pair ``q + rest`` they are the probabilities of the row with this state.
+    The maxima of the blocks are ``tops[at, block, 0]``. Their terms, each in the frame of its block, are in `kept`, or
+    taken from x again if that is None; times the pair ``q + rest`` they are the probabilities of the row, whose state
+    is `state`.
     """
 
     @inlined

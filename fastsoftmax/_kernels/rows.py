@@ -161,7 +161,7 @@ def over_states(write):
                 if is_near(shape):
                     near = without_shift(shape)
                     total, rest, count, top_ahead = two_visits(
-                        like, x, None, out, top, row, ahead, row, near, scale, None
+                        like, x, None, None, top, row, ahead, row, near, scale, None
                     )
                 else:
                     total, rest, count = row_sum(like, x, None, top, row, 0, n, shape, scale)

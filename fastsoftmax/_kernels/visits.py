@@ -236,7 +236,10 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
 
 
 def three_visits(write: Any) -> Any:
-    """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `write` in step."""
+    """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `write` in step.
+
+    Terms stay in `kept`, results go to `out`; either may be None.
+    """
 
     @inlined
     def visits(like, x, kept, out, top, row, ahead, behind, shape, scale, more):

@@ -137,12 +137,6 @@ def log_softmax_at(like, x, out, row, j, count, more):
 write_probabilities, write_log_softmax = along(probability_at), along(log_softmax_at)
 
 
-@inlined
-def scale_row(like, out, row, start, stop, factor):
-    """Turn the terms kept in `out` into probabilities."""
-    write_probabilities(like, out, out, row, start, stop, (Terms(out, None, None, None), factor))
-
-
 @by_type
 def terms_kept_in(out):
     """`out` if it can hold terms between two visits, None if it is of a half type."""
@@ -154,4 +148,4 @@ def terms_kept_in(out):
 @inlined
 def scale_in_place(like, x, out, row, start, stop, factor):
     """Terms that `out` holds become probabilities."""
-    scale_row(like, out, row, start, stop, factor)
+    write_probabilities(like, x, out, row, start, stop, (Terms(out, None, None, None), factor))
