@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 from .columns import column_factor, column_logs, column_state
 from .jit import by_type, inlined, piece
+from .lengths import BATCH_VECTORS
 from .memory import everywhere, load, put, rows_in, store
 from .online import Frame, bigger, frame, join
 from .row_states import NEAR_ZERO, nan_of, refined
+from .rows import softmax_rows
 from .shuffles import any_lane, halves, lane, part, side_by_side, with_lane
 from .simd import doubles, full, is_single, narrow, select, width
 from .state import log_total
@@ -216,6 +218,10 @@ def states_of(like, x, kept, top, count, scale, rooms):
 
 @piece
 def softmax_batch(like, x, out, row, count, scale, rooms):
+    if x.shape[1] > BATCH_VECTORS * width(like):
+        # No plan sends such rows here, but the room on the stack must not depend on that.
+        softmax_rows(x, out, 0, count, scale)
+        return
     # Where rows are no multiple of a vector, what is kept in `out` would be loaded next to the store of the row before,
     # and waits for it. Here no two rows touch.
     n, kept, numbers = x.shape[1], rows_in(rooms.terms), rooms.numbers
