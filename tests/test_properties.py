@@ -19,7 +19,10 @@ pytestmark = pytest.mark.filterwarnings("error")
 # float64 rows may cancel to a log-sum-exp of nearly zero: see LOGSUMEXP_FLOOR in test_accuracy.py.
 FLOOR = 0.5
 HALF_STEP = 1.0
-ULP = {"softmax": 3.0, "log_softmax": 3.0, "logsumexp": 2.0}
+# What analysis gives for softmax: 1.5 for the rounding of a term, as much for that of the sum of four terms and of
+# those that are most of it, and half for the result. test_accuracy.py holds 3; among ten million numbers of rows with
+# a temperature one reached 3.1.
+ULP = {"softmax": 3.5, "log_softmax": 3.0, "logsumexp": 2.0}
 
 some = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 

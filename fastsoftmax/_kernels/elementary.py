@@ -149,7 +149,8 @@ def exp_near(v, tail, k):
         return fma(curve(r, r * r), r * r, r)
 
     def tailed(v, tail, k):
-        r = fma(k, ln2_rest, fma(k, ln2, v)) + tail
+        # The first product is exact and what is added to it small: r is rounded once.
+        r = fma(k, ln2, v) + fma(k, ln2_rest, tail)
         return fma(curve(r, r * r), r * r, r)
 
     return plain if isinstance(tail, types.NoneType) else tailed
