@@ -12,8 +12,10 @@ from .columns import column_fold, load_sum, store_sum
 from .jit import inlined, piece
 from .memory import lanes_of, load, store
 from .online import across, add, empty_sum, frame, term
+from .shuffles import abreast, part
 from .simd import full, narrow, strands, width
 from .state import shrink_of
+from .visits import ask_for, sum_of_four
 
 
 @inlined
@@ -49,37 +51,47 @@ def backward_rows(summand, gradient):
         return summand(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0))
 
     @inlined
-    def one(g, out, row, y):
-        like, n = lanes_of(g), g.shape[1]
-        w = width(like)
+    def two_at(like, g, y, row, j, count):
+        two = summand_at(abreast(like, 2), g, y, row, j, count)
+        return part(two, 0, like) + part(two, 1, like)
+
+    @inlined
+    def row_total(like, g, out, row, y):
+        w, n = width(like), g.shape[1]
         sums = empty_sum(like)
         j = 0
         while j + 4 * w <= n:
-            a = summand_at(like, g, y, row, j, None)
-            b = summand_at(like, g, y, row, j + w, None)
-            c = summand_at(like, g, y, row, j + 2 * w, None)
-            d = summand_at(like, g, y, row, j + 3 * w, None)
-            sums = add(sums, (a + b) + (c + d))
+            ask_for(like, g, row, j, False)
+            ask_for(like, y, row, j, False)
+            ask_for(like, out, row, j, True)
+            sums = add(sums, sum_of_four(like, summand_at(abreast(like, 4), g, y, row, j, None)))
             j += 4 * w
-        if j < n:
-            a = summand_at(like, g, y, row, j, n - j)
-            b = summand_at(like, g, y, row, j + w, max(n - j - w, 0))
-            c = summand_at(like, g, y, row, j + 2 * w, max(n - j - 2 * w, 0))
-            d = summand_at(like, g, y, row, j + 3 * w, max(n - j - 3 * w, 0))
-            sums = add(sums, (a + b) + (c + d))
+        left = n - j
+        if left > 2 * w:
+            sums = add(sums, two_at(like, g, y, row, j, None) + two_at(like, g, y, row, j + 2 * w, left - 2 * w))
+        elif left > w:
+            sums = add(sums, two_at(like, g, y, row, j, left))
+        elif left > 0:
+            sums = add(sums, summand_at(like, g, y, row, j, left))
         number, rest = across(like, sums)
-        total = full(like, number + rest)
-        j = 0
-        while j < n:
-            count = min(w, n - j)
-            dx = gradient(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0), total)
-            store(out, (row, j), dx, count)
-            j += w
+        return full(like, number + rest)
+
+    @inlined
+    def write(like, g, out, row, y, j, count, total):
+        dx = gradient(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0), total)
+        store(out, (row, j), dx, count)
 
     @piece
     def work(g, out, first_row, last_row, y):
+        like, n = lanes_of(g), g.shape[1]
+        w = width(like)
         for row in range(first_row, last_row):
-            one(g, out, row, y)
+            total = row_total(like, g, out, row, y)
+            # From the end, which the first cache still holds.
+            if n % w:
+                write(like, g, out, row, y, n - n % w, n % w, total)
+            for j in range(n - n % w - w, -1, -w):
+                write(like, g, out, row, y, j, None, total)
 
     return work
 
@@ -94,7 +106,7 @@ def backward_columns(summand, gradient):
         return summand(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0))
 
     @piece
-    def work(like, g, out, o, i, count, y, sums):
+    def work(like, g, out, o, i, count, place, y, sums):
         n, w = g.shape[1], strands(like)
         for group in range(0, n, 4 * w):
             for k in range(min(w, n - group)):

@@ -33,7 +33,18 @@ from .memory import from_row, lanes_of, prefetch, scratch, view, with_classes
 from .shuffles import abreast
 from .simd import doubles, wide, width
 from .small import over_small, over_small_gradients, over_small_losses, to_out, to_table
-from .tiles import heap, keep_alive, load_columns, load_tile, store_columns, store_tile, tile_columns
+from .tiles import (
+    heap,
+    keep_alive,
+    load_columns,
+    load_tile,
+    second_heap,
+    second_tile,
+    store_columns,
+    store_tile,
+    tile_columns,
+    worth_tiles,
+)
 
 
 def over_rows(work):
@@ -53,12 +64,13 @@ def over_columns(work, write=store_tile):
 
     Classes often lie a power of two apart, and then the lines of a few columns fill one set of each cache and push each
     other out between the visits. So columns are copied to a tile and back. `place` says where the numbers of the
-    rows are: as ``(o, i, count)`` in an array of three axes, as ``(row, _, count)`` in one of two.
+    rows are: as ``(o, i, count)`` in an array of three axes, as ``(row, _, count)`` in one of two. Where `extra` is
+    an array of the same shape, it has a tile too, and `work` finds in it what it finds in x.
     """
 
     def loop(x, out, first, last, tasks, extra):
         w, inner, n = 2 * width(lanes_of(view(x))), x.shape[2], x.shape[1]
-        tiled = tile_columns(n, inner, w)
+        tiled = tile_columns(n, inner, w) if worth_tiles(x, out, view(extra)) else 0
         step = max(tiled, w)
         across = (inner + step - 1) // step
         units = x.shape[0] * across
@@ -67,6 +79,7 @@ def over_columns(work, write=store_tile):
             like = abreast(lanes_of(logits), 2)
             sums = scratch(wide(like), 16)
             room, result_room = heap(like, n, tiled), heap(like, 1, tiled)
+            second_room = second_heap(like, more, n, tiled)
             tile = view(room)
             result = tile if out.shape[1] == n else view(result_room)
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
@@ -75,8 +88,9 @@ def over_columns(work, write=store_tile):
                 place = o, i, count
                 if tiled:
                     load_tile(like, tile, logits, o, i, count)
+                    second = second_tile(like, second_room, more, o, i, count)
                     for k in range(0, count, w):
-                        work(like, tile, result, 0, k, None, (o, i + k, min(count - k, w)), more, sums)
+                        work(like, tile, result, 0, k, None, (o, i + k, min(count - k, w)), second, sums)
                     write(like, results, result, o, i, count)
                 elif count == w:
                     work(like, logits, results, o, i, None, place, more, sums)
@@ -84,27 +98,7 @@ def over_columns(work, write=store_tile):
                     work(like, logits, results, o, i, count, place, more, sums)
             keep_alive(room)
             keep_alive(result_room)
-
-    return loop
-
-
-def over_columns_in_place(work):
-    """The same without a tile, for work that reads more than one array of the logits' shape."""
-
-    def loop(x, out, first, last, tasks, extra):
-        w, inner = width(lanes_of(view(x))), x.shape[2]
-        across = (inner + w - 1) // w
-        units = x.shape[0] * across
-        for task in prange(first, last):
-            logits, results, more = view(x), view(out), view(extra)
-            like = lanes_of(logits)
-            sums = scratch(wide(like), 16)
-            for unit in range(units * task // tasks, units * (task + 1) // tasks):
-                o, i = unit // across, unit % across * w
-                if i + w <= inner:
-                    work(like, logits, results, o, i, None, more, sums)
-                else:
-                    work(like, logits, results, o, i, inner - i, more, sums)
+            keep_alive(second_room)
 
     return loop
 
@@ -277,13 +271,13 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         "softmax_backward",
         (read(2), read(3)),
         rows=over_rows(backward.softmax_backward_rows),
-        columns=over_columns_in_place(backward.softmax_backward_columns),
+        columns=over_columns(backward.softmax_backward_columns),
     ),
     "log_softmax_backward": _kernels(
         "log_softmax_backward",
         (read(2), read(3)),
         rows=over_rows(backward.log_softmax_backward_rows),
-        columns=over_columns_in_place(backward.log_softmax_backward_columns),
+        columns=over_columns(backward.log_softmax_backward_columns),
     ),
     "cross_entropy": _kernels(
         "cross_entropy",
