@@ -49,7 +49,7 @@ MOST_TASKS = 1024
 # Elements that one call of compiled code goes through: a fraction of a second.
 PIECE = 2**26
 # More than a task takes for the columns that it copies, in bytes: at all, and for each class (`_kernels.tiles`).
-TILE_ROOM, CLASS_ROOM = 2**20, 80
+TILE_ROOM, CLASS_ROOM = 2**20 + 2**12, 160
 
 
 class _Team:

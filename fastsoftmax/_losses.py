@@ -52,7 +52,7 @@ def quick(operation: str, logits: Any, target: Any, axis: Any, out: Any) -> tupl
     gradient = None
     if operation == "cross_entropy_with_grad":
         gradient = np.empty(logits.shape, logits.dtype) if out is None else out
-    small = rows <= _plan.FEW_ROWS and logits.size <= _plan.SMALL
+    small = rows <= _plan.FEW_LABELLED_ROWS and logits.size <= _plan.SMALL
     if small:
         place = logits if gradient is None else gradient  # without a gradient nothing is written there
         bad, label, count, total = _execute.small(operation, name)(logits, target, place, (classes, ignored))

@@ -10,9 +10,9 @@ import functools
 from dataclasses import dataclass
 
 from . import _machine
-from ._kernels.lengths import BATCH_VECTORS, BLOCK, FEW_ROWS, LANES, MOST_BLOCKS, SHORT_ROW, SMALL
+from ._kernels.lengths import BATCHED, BLOCK, FEW_LABELLED_ROWS, LANES, MOST_BLOCKS, SHORT_ROW, SMALL
 
-__all__ = ["FEW_ROWS", "SMALL", "Plan", "columns", "rows", "scratch_elements"]
+__all__ = ["FEW_LABELLED_ROWS", "SMALL", "Plan", "columns", "rows", "scratch_elements"]
 
 # Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
 # threads costs 3 to 5 us, so work of twice that is shared.
@@ -25,15 +25,6 @@ ELEMENT_NS = {"float32": 0.35, "float16": 0.6, "bfloat16": 0.6, "float64": 1.0}
 LOSSES = frozenset({"cross_entropy", "cross_entropy_with_grad"})
 HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"}) | LOSSES
 HAS_SPLIT = HAS_NARROW
-# Up to so many vectors a row, as many rows as lanes go faster at once (measured on Emerald Rapids, in cycles a vector:
-# softmax of 4 vectors 24 -> 20, log_softmax of 4 43 -> 27, of 16 22 -> 20, loss and gradient of 4 58 -> 34).
-BATCHED = {
-    "softmax": BATCH_VECTORS,
-    "log_softmax": 16,
-    "logsumexp": 32,
-    "cross_entropy": 32,
-    "cross_entropy_with_grad": 32,
-}
 HAS_PAIRS = frozenset({"softmax", "log_softmax"})
 
 

@@ -43,8 +43,8 @@ def log_softmax_gradient(g, y, total):
     return g - e * (total * shrink_of(y))
 
 
-def backward_rows(summand, gradient):
-    """The work on a run of rows, from what is summed and what is written."""
+def row_total(summand):
+    """The sum of a row, in every lane, from what is summed."""
 
     @inlined
     def summand_at(like, g, y, row, j, count):
@@ -56,7 +56,7 @@ def backward_rows(summand, gradient):
         return part(two, 0, like) + part(two, 1, like)
 
     @inlined
-    def row_total(like, g, out, row, y):
+    def total(like, g, out, row, y):
         w, n = width(like), g.shape[1]
         sums = empty_sum(like)
         j = 0
@@ -76,6 +76,13 @@ def backward_rows(summand, gradient):
         number, rest = across(like, sums)
         return full(like, number + rest)
 
+    return total
+
+
+def backward_rows(summand, gradient):
+    """The work on a run of rows, from what is summed and what is written."""
+    total_of = row_total(summand)
+
     @inlined
     def write(like, g, out, row, y, j, count, total):
         dx = gradient(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0), total)
@@ -86,7 +93,7 @@ def backward_rows(summand, gradient):
         like, n = lanes_of(g), g.shape[1]
         w = width(like)
         for row in range(first_row, last_row):
-            total = row_total(like, g, out, row, y)
+            total = total_of(like, g, out, row, y)
             # From the end, which the first cache still holds.
             if n % w:
                 write(like, g, out, row, y, n - n % w, n % w, total)

@@ -194,6 +194,19 @@ def folded_sums(like, rooms):
 
 
 @inlined
+def lane_sums_of(like, x, kept, count, scale, rooms):
+    """Keep the sums of the rows' terms that are not their maximum; how many are. Terms stay in `kept` if not None."""
+    numbers = rooms.numbers
+    keep_numbers(numbers, COUNT, full(like, 1.0))
+    for k in range(count):
+        top = number_at(like, numbers, TOP, k)
+        total, tops = lane_sums(like, x, kept, top, k, 0, x.shape[1], frame_at(like, numbers, k), scale)
+        keep_sum(like, rooms, k, total)
+        put(numbers, (0, COUNT, k), tops)
+    return load(like, numbers, (0, COUNT, 0), None, 0.0)
+
+
+@inlined
 def states_of(like, x, kept, top, count, scale, rooms):
     """The states of the rows and their frames; the terms stay in `kept` unless that is None."""
     n, numbers = x.shape[1], rooms.numbers
@@ -202,14 +215,8 @@ def states_of(like, x, kept, top, count, scale, rooms):
     if any_lane(top - top != 0.0):
         for k in range(count):
             put(numbers, (0, NAN, k), nan_of(like, x, k, 0, n, scalar(number_at(like, numbers, TOP, k))))
-    keep_numbers(numbers, COUNT, full(like, 1.0))
-    for k in range(count):
-        largest = number_at(like, numbers, TOP, k)
-        total, tops = lane_sums(like, x, kept, largest, k, 0, n, frame_at(like, numbers, k), scale)
-        keep_sum(like, rooms, k, total)
-        put(numbers, (0, COUNT, k), tops)
+    tops = lane_sums_of(like, x, kept, count, scale, rooms)
     nan = load(like, numbers, (0, NAN, 0), None, 0.0)
-    tops = load(like, numbers, (0, COUNT, 0), None, 0.0)
     return column_state(like, folded(like, rooms, count), tops, top, shape, nan, scale), shape
 
 
@@ -226,10 +233,8 @@ def softmax_batch(like, x, out, row, count, scale, rooms):
     # and waits for it. Here no two rows touch.
     n, kept, numbers = x.shape[1], rows_in(rooms.terms), rooms.numbers
     shape = frames_of(like, tops_of(like, x, count, rooms), scale, numbers)
-    for k in range(count):
-        total, _ = lane_sums(like, x, kept, None, k, 0, n, frame_at(like, numbers, k), scale)
-        keep_sum(like, rooms, k, total)
-    high, low = column_factor(like, folded(like, rooms, count), shape.lost)
+    tops = lane_sums_of(like, x, kept, count, scale, rooms)
+    high, low = column_factor(like, folded(like, rooms, count), tops, shape)
     keep_numbers(numbers, HIGH, high)
     keep_numbers(numbers, LOW, low)
     for k in range(count):

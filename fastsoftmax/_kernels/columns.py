@@ -14,7 +14,7 @@ from .online import add, bigger, empty_sum, frame, join, scaled, term
 from .row_states import NEAR_ZERO, refined
 from .shuffles import any_lane, lane, with_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide, width
-from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus
+from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus, with_tops
 from .visits import keep, without_top
 from .writes import log_probability, terms_kept_in
 
@@ -51,7 +51,7 @@ def visit(like, x, out, top, o, j, i, count, shape, scale, tops):
 
 @inlined
 def column_sum(like, x, out, top, o, i, count, shape, scale, sums):
-    """The sums of the columns' terms and, with a `top`, how many are it and not in the sums: as `row_sum`."""
+    """The sums of the terms of the columns that are not their maximum, and how many are: as `row_sum`."""
     n, w = x.shape[1], strands(like)
     if n <= w:
         return few_sum(like, x, out, top, o, i, count, shape, scale, terms_in(like, sums))
@@ -176,17 +176,11 @@ def lanes_pair(like, value, rest):
     return single
 
 
-@by_type
-def column_factor(like, total, lost):
-    """What turns terms into probabilities, from their sum and what the term of the maximum lost."""
-    if not is_single(like):
-        return lambda like, total, lost: factor_of(total[0], total[1] + lost)
-
-    def single(like, total, lost):
-        high, low = lanes_pair(like, total[0], wide(lost))
-        return factor_of(high, low)
-
-    return single
+@inlined
+def column_factor(like, total, tops, shape):
+    """What turns terms into probabilities, from the sums of those that are not the maximum and how many are."""
+    high, low = with_tops(like, wide(tops), wide(shape.peak), wide(shape.lost), total[0], total[1])
+    return factor_of(*lanes_pair(like, high, low))
 
 
 @inlined
@@ -226,8 +220,8 @@ def softmax_columns(like, x, out, o, i, count, place, scale, sums):
     top = column_top(like, x, o, i, count)
     shape = frame(top, scale)
     kept = terms_kept_in(out)
-    total, _ = column_sum(like, x, kept, None, o, i, count, shape, scale, sums)
-    factor = column_factor(like, total, shape.lost)
+    total, tops = column_sum(like, x, kept, top, o, i, count, shape, scale, sums)
+    factor = column_factor(like, total, tops, shape)
     if kept is None:
         write_softmax(like, x, out, o, i, count, shape, scale, factor)
     else:

@@ -13,23 +13,19 @@ from .jit import inlined
 from .memory import lanes_of
 from .online import frame, is_near, without_shift
 from .visits import row_sum, row_top, three_visits
+from .writes import along
 
-# Rows of up to this many classes are worked on several at a time: six of them share the second cache. Not so longer
-# rows of whole pages: all six would be at one place of the first cache, and a load waits for any earlier
-# store whose address ends in the same twelve bits (8192x8192: 20 ms one by one, 26 in step).
+# Rows of up to this many classes are worked on several at a time: six of them share the second cache.
 PIPELINED = 32768
-PAGE = 1024
 
 
 @inlined
 def worth_pipelining(classes, rows):
     """Whether so many rows go faster in step."""
-    return rows >= 3 and classes <= PIPELINED and (classes <= PAGE or classes % PAGE != 0)
+    return rows >= 3 and classes <= PIPELINED
 
 
-def in_step(
-    next_row: Any, look: Any, counted: Any, kept_in: Any, settle: Any, write: Any, finish: Any, nothing: Any
-) -> Any:
+def in_step(next_row: Any, look: Any, kept_in: Any, settle: Any, result: Any, finish: Any, nothing: Any) -> Any:
     """The work on rows from `first` to `last`.
 
     Parameters
@@ -38,18 +34,18 @@ def in_step(
         The first row from `row` on that there is work for, `last` or more if none.
     look : ``(like, x, row, top, extra) -> seen``
         What is to be known of a row before its terms are kept, perhaps in its place.
-    counted : ``top -> top or None``
-        Whether terms of the maximum are counted and left out of the sum.
     kept_in : ``out -> out or None``
         Where terms are kept.
     settle : ``(like, row, seen, top, shape, total, rest, count, extra) -> (more, target, entry)``
         What a row is written with, and an entry that is not written so.
-    write : ``(like, x, out, row, start, stop, more) -> None``
+    result : ``(like, x, out, row, j, count, more) -> vectors``
+        What is written, of some vectors abreast.
     finish : ``(out, row, target, entry) -> None``
     nothing : ``(like, extra) -> (more, target, entry)``
         Anything of the types that `settle` gives.
     """
-    visits = three_visits(write)
+    write = along(result)
+    visits = three_visits(result, write)
 
     @inlined
     def run(x, out, first, last, scale, extra):
@@ -59,36 +55,36 @@ def in_step(
         top = row_top(like, x, row, 0, n)
         top_ahead = row_top(like, x, min(ahead, last - 1), 0, n)
         behind, before = -1, -1
-        result, result_before = nothing(like, extra), nothing(like, extra)
+        settled, settled_before = nothing(like, extra), nothing(like, extra)
         kept = kept_in(out)
         while row < last:
             beyond = next_row(x, out, ahead + 1, last, extra)
             nearest = min(beyond, last - 1)
             seen = look(like, x, row, top, extra)
-            shape, needed = frame(top, scale), counted(top)
+            shape = frame(top, scale)
             if before >= 0 and is_near(shape):
                 near = without_shift(shape)
                 total, rest, count, top_beyond = visits(
-                    like, x, kept, out, needed, row, nearest, before, near, scale, result_before[0]
+                    like, x, kept, out, top, row, nearest, before, near, scale, settled_before[0]
                 )
             else:
-                total, rest, count = row_sum(like, x, kept, needed, row, 0, n, shape, scale)
+                total, rest, count = row_sum(like, x, kept, top, row, 0, n, shape, scale)
                 top_beyond = row_top(like, x, nearest, 0, n)
                 if before >= 0:
-                    write(like, x, out, before, 0, n, result_before[0])
+                    write(like, x, out, before, 0, n, settled_before[0])
             if before >= 0:
-                finish(out, before, result_before[1], result_before[2])
-            result_before = result
-            result = settle(like, row, seen, top, shape, total, rest, count, extra)
+                finish(out, before, settled_before[1], settled_before[2])
+            settled_before = settled
+            settled = settle(like, row, seen, top, shape, total, rest, count, extra)
             before, behind = behind, row
             row, ahead = ahead, beyond
             top, top_ahead = top_ahead, top_beyond
         if before >= 0:
-            write(like, x, out, before, 0, n, result_before[0])
-            finish(out, before, result_before[1], result_before[2])
+            write(like, x, out, before, 0, n, settled_before[0])
+            finish(out, before, settled_before[1], settled_before[2])
         if behind >= 0:
-            write(like, x, out, behind, 0, n, result[0])
-            finish(out, behind, result[1], result[2])
+            write(like, x, out, behind, 0, n, settled[0])
+            finish(out, behind, settled[1], settled[2])
 
     return run
 
@@ -98,16 +94,6 @@ def in_step(
 
 @inlined
 def nothing_seen(like, x, row, top, extra):
-    return None
-
-
-@inlined
-def counted(top):
-    return top
-
-
-@inlined
-def not_counted(top):
     return None
 
 

@@ -226,9 +226,9 @@ _LABELLED = (read(2), read(1, types.int64), write(2), LIMITS)
 SMALL_KERNELS = {
     name: Kernel(f"{name}_small", function, arguments)
     for name, function, arguments in (
-        ("softmax", over_small(rows.softmax_rows), _ONE),
-        ("log_softmax", over_small(rows.log_softmax_rows), _ONE),
-        ("logsumexp", over_small(rows.logsumexp_rows, reduces=True), _ONE),
+        ("softmax", over_small(rows.softmax_rows, "softmax"), _ONE),
+        ("log_softmax", over_small(rows.log_softmax_rows, "log_softmax"), _ONE),
+        ("logsumexp", over_small(rows.logsumexp_rows, "logsumexp", reduces=True), _ONE),
         ("softmax_backward", over_small_gradients(backward.softmax_backward_rows), _TWO),
         ("log_softmax_backward", over_small_gradients(backward.log_softmax_backward_rows), _TWO),
         ("cross_entropy", over_small_losses(losses.loss_rows, to_table), _LABELLED),

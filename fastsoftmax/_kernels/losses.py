@@ -25,18 +25,18 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .in_step import counted, in_step, kept_in_place, kept_nowhere, worth_pipelining
+from .in_step import in_step, kept_in_place, kept_nowhere, worth_pipelining
 from .jit import by_type, inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
 from .loss_numbers import row_numbers
-from .memory import lanes_of, load, number, put, scratch, store
+from .memory import lanes_of, load, number, put, scratch
 from .online import across, add_wide, empty_sum, frame, whole
 from .row_states import nan_of, over_terms, row_state, state_of_sums
 from .shuffles import repeated
 from .simd import HalfType, doubles, fma, full, narrow, select, wide, width
 from .state import factor_of_state, product
-from .visits import row_top, scalar, three_visits, write_nothing
-from .writes import Terms, along, normal, scale_in_place, spread, terms_at, terms_kept_in, write_probabilities
+from .visits import no_result, row_top, scalar, three_visits, write_nothing
+from .writes import Terms, along, normal, probability_in_place, spread, terms_at, terms_kept_in, write_probabilities
 
 
 def read_labels(labels, table, found, first, last, tasks, limits):
@@ -108,8 +108,7 @@ def weighted_gradient_at(like, x, out, row, j, count, more):
     terms, factor, weights, smooth = more
     e = terms_at(like, x, terms, row, j, count)
     b = narrow(like, load(wide(like), weights, (j,), count, 0.0) * (0.0 - smooth))
-    g = fma(e, repeated(factor[0], like), fma(e, repeated(factor[1], like), b))
-    store(out, (row, j), g, count)
+    return fma(e, repeated(factor[0], like), fma(e, repeated(factor[1], like), b))
 
 
 write_weighted = along(weighted_gradient_at)
@@ -140,7 +139,7 @@ def write_gradient(like, x, out, row, start, stop, terms, factor, smooth, weight
 
 @inlined
 def zero_at(like, x, out, row, j, count, more):
-    store(out, (row, j), full(like, 0.0), count)
+    return full(like, 0.0)
 
 
 write_zeros = along(zero_at)
@@ -277,7 +276,7 @@ def no_factor(like, extra):
 
 
 gradients_in_step = in_step(
-    next_gradient, look, counted, kept_in_place, settle_gradient, scale_in_place, put_entry, no_factor
+    next_gradient, look, kept_in_place, settle_gradient, probability_in_place, put_entry, no_factor
 )
 
 
@@ -313,7 +312,7 @@ def smoothing_before(like, x, row, weights, smooth):
 
 def over_losses(room, gradient, of_long, zeros, faster):
     """The work on a run of rows; `room(out)` is where terms are kept between the sum and the gradient, or None."""
-    visits = three_visits(write_nothing)
+    visits = three_visits(no_result, write_nothing)
 
     @piece
     def next_row(x, out, row, last, extra):

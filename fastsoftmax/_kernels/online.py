@@ -24,6 +24,7 @@ from numba.core import types
 from .elementary import (
     constants_of,
     exp_near,
+    exp_near_pair,
     nearest_exponent,
     nearest_power,
     two_sum,
@@ -107,7 +108,7 @@ class Frame(NamedTuple):
     magic: Any
     k: Any  # the exponent of the maximum itself
     peak: Any  # the term of the maximum
-    lost: Any  # what that lost when it was rounded: where it is most of the sum, it is most of the sum's error
+    lost: Any  # what that is short of its exact value: where it is most of the sum, it is most of the sum's error
 
 
 @inlined
@@ -119,7 +120,7 @@ def frame(top, scale):
     z, tail = scaled(top - shift, scale)
     k, _ = nearest_exponent(z)
     floor = unscaled((k + zero_exponent(top)) * LN2, scale)
-    t = exp_near(z, tail, k)
+    t, t_rest = exp_near_pair(z, tail, k)
     one = two_to_headroom(top)
     return Frame(
         shift=shift,
@@ -127,7 +128,7 @@ def frame(top, scale):
         magic=full(top, rounding_constant(top)) - k,
         k=k,
         peak=fma(t, one, one),
-        lost=(t - ((t + 1.0) - 1.0)) * one,
+        lost=((t - ((t + 1.0) - 1.0)) + t_rest) * one,
     )
 
 

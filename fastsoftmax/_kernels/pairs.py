@@ -31,9 +31,11 @@ def sums(terms):
 def softmax_pairs_at(like, x, out, row, count, scale):
     """The rows of some vectors, or of their first `count` lanes."""
     v = load(like, x, (row, 0), count, 0.0)
-    shape = frame(bigger(rotate(v, 1), v), scale)
+    top = bigger(rotate(v, 1), v)
+    shape = frame(top, scale)
     e = term(v, shape, scale)
-    q, rest = column_factor(like, sums(e), shape.lost)
+    others, tops = without_top(v, top, e, full(like, 0.0))
+    q, rest = column_factor(like, sums(others), tops + rotate(tops, 1), shape)
     store(out, (row, 0), fma(e, q, e * rest), count)
 
 

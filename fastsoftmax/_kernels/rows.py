@@ -8,12 +8,10 @@ out (`split`).
 from __future__ import annotations
 
 from .in_step import (
-    counted,
     in_step,
     kept_in_place,
     kept_nowhere,
     no_entry,
-    not_counted,
     nothing_seen,
     worth_pipelining,
 )
@@ -23,11 +21,27 @@ from .memory import lanes_of, scratch, store
 from .online import frame, is_near, without_shift
 from .row_states import nan_of, over_terms, refined, row_state, state_of_sums
 from .simd import HalfType, doubles, full
-from .state import factor_of, log_others, log_total
-from .visits import row_sum, row_top, scalar, three_visits, write_nothing
-from .writes import Terms, normal, scale_in_place, spread, terms_kept_in, write_log_softmax, write_probabilities
+from .state import factor_of, log_others, log_total, with_tops
+from .visits import no_result, row_sum, row_top, scalar, three_visits, write_nothing
+from .writes import (
+    Terms,
+    log_softmax_at,
+    normal,
+    probability_in_place,
+    spread,
+    terms_kept_in,
+    write_log_softmax,
+    write_probabilities,
+)
 
 # -- the work on a run of rows -----------------------------------------------------------------------------------------
+
+
+@inlined
+def row_factor(like, shape, total, rest, count):
+    """What turns the terms of a row into probabilities, from the sum of those that are not the maximum."""
+    total, rest = with_tops(like, count, scalar(shape.peak), scalar(shape.lost), total, rest)
+    return factor_of(*spread(like, total, rest))
 
 
 @inlined
@@ -35,10 +49,10 @@ def softmax_one_by_one(x, out, first, last, scale):
     """The probabilities of rows of at most `SHORT_ROW` classes, each finished before the next."""
     n, like, kept = x.shape[1], lanes_of(x), terms_kept_in(out)
     for row in range(first, last):
-        shape = frame(row_top(like, x, row, 0, n), scale)
-        total, rest, _ = row_sum(like, x, kept, None, row, 0, n, shape, scale)
-        high, low = spread(like, total, rest + scalar(shape.lost))
-        write_probabilities(like, x, out, row, 0, n, (Terms(kept, shape, scale, None), factor_of(high, low)))
+        top = row_top(like, x, row, 0, n)
+        shape = frame(top, scale)
+        factor = row_factor(like, shape, *row_sum(like, x, kept, top, row, 0, n, shape, scale))
+        write_probabilities(like, x, out, row, 0, n, (Terms(kept, shape, scale, None), factor))
 
 
 @inlined
@@ -48,8 +62,7 @@ def every_row(x, out, row, last, scale):
 
 @inlined
 def probabilities(like, row, seen, top, shape, total, rest, count, scale):
-    high, low = spread(like, total, rest + scalar(shape.lost))
-    return factor_of(high, low), 0, 0.0
+    return row_factor(like, shape, total, rest, count), 0, 0.0
 
 
 @inlined
@@ -58,7 +71,7 @@ def no_factor(like, scale):
 
 
 softmax_in_step = in_step(
-    every_row, nothing_seen, not_counted, kept_in_place, probabilities, scale_in_place, no_entry, no_factor
+    every_row, nothing_seen, kept_in_place, probabilities, probability_in_place, no_entry, no_factor
 )
 
 
@@ -127,7 +140,7 @@ def no_logs(like, scale):
     return (like, (like, like), scale), 0, 0.0
 
 
-logs_in_step = in_step(every_row, hidden_nan, counted, kept_nowhere, logs, write_log_softmax, no_entry, no_logs)
+logs_in_step = in_step(every_row, hidden_nan, kept_nowhere, logs, log_softmax_at, no_entry, no_logs)
 
 
 @inlined
@@ -138,7 +151,7 @@ def write_total(like, x, out, row, state, scale):
     store(out, (row, 0), full(like, total), 1)
 
 
-two_visits = three_visits(write_nothing)
+two_visits = three_visits(no_result, write_nothing)
 
 
 def over_states(write):
@@ -178,7 +191,7 @@ log_rows_one_by_one = over_states(write_log_row)
 
 @piece
 def log_softmax_rows(x, out, first, last, scale):
-    if x.shape[1] <= SHORT_ROW and worth_pipelining(x.shape[1], last - first):
+    if worth_pipelining(x.shape[1], last - first):
         logs_in_step(x, out, first, last, scale, scale)
     else:
         log_rows_one_by_one(x, out, first, last, scale)

@@ -6,16 +6,20 @@ import numpy as np
 
 from . import losses, soft_targets
 from .jit import inlined
-from .lengths import FEW_ROWS, SMALL
-from .memory import address, view
+from .lengths import BATCHED, FEW_ROWS, SMALL
+from .memory import address, lanes_of, view
+from .simd import width
 
 
-def over_small(work, reduces=False):
+def over_small(work, operation, reduces=False):
     """Run the work on plain rows of small arrays, and say whether it could; one that `reduces` writes a number a row.
+
+    Many rows of a few vectors are left to those who take them at once.
 
     What Python asks of an array costs 50 ns a question; here the questions cost nothing. The caller has made sure
     of the dtype, of two axes and that `out` may be written.
     """
+    few, batched = FEW_ROWS[operation], BATCHED[operation]
 
     def small(x, out):
         logits, results = view(x), view(out)
@@ -26,8 +30,8 @@ def over_small(work, reduces=False):
             and is_plain(out, (rows, written))
             and are_apart(results, logits, rows * written * x.itemsize, rows * classes * x.itemsize, not reduces)
         )
-        # All that `_plan.rows` would share among threads or set side by side is left to it.
-        if not plain or rows * classes > SMALL or rows > FEW_ROWS:
+        w = width(lanes_of(logits))
+        if not plain or rows * classes > SMALL // 16 * w or (rows > few and classes <= batched * w):
             return False
         work(logits, results, 0, rows, None)
         return True

@@ -37,6 +37,24 @@ def factor_of(total, rest):
 
 
 @by_type
+def with_tops(like, count, peak, lost, total, rest):
+    """The sum of all terms as a pair, from how many are the maximum and the sum of the others.
+
+    Nothing is added to the term of the maximum before this: where it is most of the sum, a rounding next to it would be
+    most of the error.
+    """
+    if is_single(like):
+        return lambda like, count, peak, lost, total, rest: (fma(count, peak, total), count * lost)
+
+    def pair(like, count, peak, lost, total, rest):
+        p = count * peak
+        s, s_rest = two_sum(p, total)
+        return s, (s_rest + rest) + fma(count, lost, fma(count, peak, 0.0 - p))
+
+    return pair
+
+
+@by_type
 def product(a, a_rest, b, b_rest):
     """``(a + a_rest) * (b + b_rest)`` as a pair, or as one number if `a` is one."""
     if isinstance(a_rest, types.NoneType):

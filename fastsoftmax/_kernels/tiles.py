@@ -12,7 +12,19 @@ from numba.extending import intrinsic
 
 from .half import from_lanes, to_lanes
 from .jit import by_type, inlined
-from .memory import _I32, ViewType, _address, _first_lanes, _masked_load, _masked_store, address, load, prefetch, store, view
+from .memory import (
+    _I32,
+    ViewType,
+    _address,
+    _first_lanes,
+    _masked_load,
+    _masked_store,
+    address,
+    load,
+    prefetch,
+    store,
+    view,
+)
 from .simd import COMPUTED_IN, HalfType, _llvm, is_single, width
 
 # A tile of columns has up to so many numbers, a quarter of the second cache as float32, and so many columns: runs of

@@ -93,23 +93,17 @@ def top_tail(like, x, row, start, stop, top):
     return top
 
 
-@by_type
+@inlined
 def without_top(v, top, e, count):
-    """The terms with those of the maximum set to 0 and counted; all terms where `top` is None."""
-    if isinstance(top, types.NoneType):
-        return lambda v, top, e, count: (e, count)
-
-    def counted(v, top, e, count):
-        equal = v == top
-        return select(equal, full(e, 0.0), e), select(equal, count + 1.0, count)
-
-    return counted
+    """The terms with those of the maximum set to 0 and counted."""
+    equal = v == top
+    return select(equal, full(e, 0.0), e), select(equal, count + 1.0, count)
 
 
 @by_type
 def keep(out, index, e, count):
-    """Store terms, unless `out` is None."""
-    if isinstance(out, types.NoneType):
+    """Store vectors, unless these or `out` are None."""
+    if isinstance(out, types.NoneType) or isinstance(e, types.NoneType):
         return lambda out, index, e, count: None
     return lambda out, index, e, count: store(out, index, e, count)
 
@@ -127,17 +121,11 @@ def repeated_frame(shape, like):
     )
 
 
-@by_type
+@inlined
 def others_of(v, top, e):
-    """The terms with those of the maximum set to 0, and how many those are; all terms where `top` is None."""
-    if isinstance(top, types.NoneType):
-        return lambda v, top, e: (e, 0)
-
-    def counted(v, top, e):
-        equal = v == repeated(top, v)
-        return select(equal, full(e, 0.0), e), lanes_true(equal)
-
-    return counted
+    """The terms with those of the maximum set to 0, and how many those are."""
+    equal = v == repeated(top, v)
+    return select(equal, full(e, 0.0), e), lanes_true(equal)
 
 
 @inlined
@@ -154,21 +142,15 @@ def sum_of_four(like, e):
     return (part(e, 0, like) + part(e, 1, like)) + (part(e, 2, like) + part(e, 3, like))
 
 
-@by_type
+@inlined
 def fours_of(like, v, top, e, peak):
-    """The sums of four vectors of terms, without those of the maximum if there is a `top`, and how many those are."""
-    if isinstance(top, types.NoneType):
-        return lambda like, v, top, e, peak: (sum_of_four(like, e), 0)
-
-    def counted(like, v, top, e, peak):
-        fours = sum_of_four(like, e)
-        # No sum with the term of the maximum in it is less than that term, and few others are as large.
-        if any_lane(fours >= peak):
-            e, equal = others_of(v, top, e)
-            return sum_of_four(like, e), equal
-        return fours, 0
-
-    return counted
+    """The sums of four vectors of terms without those of the maximum, and how many those are."""
+    fours = sum_of_four(like, e)
+    # No sum with the term of the maximum in it is less than that term, and few others are as large.
+    if any_lane(fours >= peak):
+        e, equal = others_of(v, top, e)
+        return sum_of_four(like, e), equal
+    return fours, 0
 
 
 @inlined
@@ -181,7 +163,7 @@ def visit4(like, x, out, top, row, j, count, shape, scale, total, tops):
 
 @inlined
 def row_sum(like, x, out, top, row, start, stop, shape, scale):
-    """The sum of the terms of ``x[row, start:stop]`` and, with a `top`, how many are it and not in the sum."""
+    """The sum of the terms of ``x[row, start:stop]`` that are not its maximum, and how many are."""
     total, tops = lane_sums(like, x, out, top, row, start, stop, shape, scale)
     number, rest = across(like, total)
     return number, rest, np.float64(tops)
@@ -202,7 +184,7 @@ def lane_sums(like, x, out, top, row, start, stop, shape, scale):
 
 @inlined
 def visit1(like, x, out, top, row, j, count, shape, scale):
-    """One vector of terms without those of the maximum if there is a `top`, and how many those are."""
+    """One vector of terms without those of the maximum, and how many those are."""
     v, e = visit(like, x, out, row, j, count, shape, scale)
     return others_of(v, top, e)
 
@@ -235,10 +217,12 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     return add(total, e), tops + equal
 
 
-def three_visits(write: Any) -> Any:
+def three_visits(result: Any, write: Any) -> Any:
     """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `write` in step.
 
-    Terms stay in `kept`, results go to `out`; either may be None.
+    `write` writes ``result(like, x, out, row, j, count, more)``. Terms stay in `kept`, results go to `out`; either may
+    be None. All that is loaded is loaded before anything is stored: rows of whole pages are at one place of the first
+    cache, and a load waits for any earlier store whose address ends in the same twelve bits.
     """
 
     @inlined
@@ -249,14 +233,15 @@ def three_visits(write: Any) -> Any:
         b, c, d = a, a, a
         j = 0
         while j + 4 * w <= n:
-            total, tops = visit4(like, x, kept, top, row, j, None, shape, scale, total, tops)
             ask_for(like, x, ahead, j, False)
             ask_for(like, out, row, j, True)
             a = bigger(load(like, x, (ahead, j), None, 0.0), a)
             b = bigger(load(like, x, (ahead, j + w), None, 0.0), b)
             c = bigger(load(like, x, (ahead, j + 2 * w), None, 0.0), c)
             d = bigger(load(like, x, (ahead, j + 3 * w), None, 0.0), d)
-            write(like, x, out, behind, j, j + 4 * w, more)
+            results = result(abreast(like, 4), x, out, behind, j, None, more)
+            total, tops = visit4(like, x, kept, top, row, j, None, shape, scale, total, tops)
+            keep(out, (behind, j), results, None)
             j += 4 * w
         total, tops = sum_tail(like, x, kept, top, row, j, n, shape, scale, total, tops)
         a = top_tail(like, x, ahead, j, n, a)
@@ -265,6 +250,11 @@ def three_visits(write: Any) -> Any:
         return number, rest, np.float64(tops), largest(bigger(bigger(a, b), bigger(c, d)))
 
     return visits
+
+
+@inlined
+def no_result(like, x, out, row, j, count, more):
+    return None
 
 
 @inlined

@@ -30,8 +30,12 @@ def normal(like, low):
     return lambda like, low: from_bits(select((bits(low) << 1) >> 24 == 0, bits(full(low, 0.0)), bits(low)))
 
 
-def along(at):
-    """``at(like, x, out, row, j, count, more)`` for all classes of a run: four vectors abreast, then what is left."""
+def along(result: Any) -> Any:
+    """Store ``result(like, x, out, row, j, count, more)`` for a run of classes: four vectors abreast, then the rest."""
+
+    @inlined
+    def at(like, x, out, row, j, count, more):
+        store(out, (row, j), result(like, x, out, row, j, count, more), count)
 
     @inlined
     def run(like, x, out, row, start, stop, more):
@@ -105,7 +109,13 @@ def terms_at(like, x, terms, row, j, count):
 def probability_at(like, x, out, row, j, count, more):
     """Terms as probabilities or, with three numbers of a factor, as gradients ``a * p + b``."""
     terms, factor = more
-    store(out, (row, j), probability(like, terms_at(like, x, terms, row, j, count), factor), count)
+    return probability(like, terms_at(like, x, terms, row, j, count), factor)
+
+
+@inlined
+def probability_in_place(like, x, out, row, j, count, factor):
+    """The same from terms that `out` holds."""
+    return probability(like, load(like, out, (row, j), count, 0.0), factor)
 
 
 @inlined
@@ -131,7 +141,7 @@ def log_softmax_at(like, x, out, row, j, count, more):
     top, log, scale = more
     v = load(like, x, (row, j), count, 0.0)
     log = repeated(log[0], like), repeated(log[1], like)
-    store(out, (row, j), log_probability(v, repeated(top, like), log, scale), count)
+    return log_probability(v, repeated(top, like), log, scale)
 
 
 write_probabilities, write_log_softmax = along(probability_at), along(log_softmax_at)
@@ -143,9 +153,3 @@ def terms_kept_in(out):
     if isinstance(out.dtype, HalfType):
         return lambda out: None
     return lambda out: out
-
-
-@inlined
-def scale_in_place(like, x, out, row, start, stop, factor):
-    """Terms that `out` holds become probabilities."""
-    write_probabilities(like, x, out, row, start, stop, (Terms(out, None, None, None), factor))
