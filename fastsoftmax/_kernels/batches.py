@@ -14,7 +14,7 @@ from .columns import column_factor, column_logs, column_state
 from .jit import by_type, inlined, piece
 from .lengths import BATCH_VECTORS
 from .memory import everywhere, load, put, rows_in, store
-from .online import Frame, bigger, frame, join
+from .online import Frame, bigger, frame, join, left_out
 from .row_states import NEAR_ZERO, nan_of, refined
 from .rows import softmax_rows
 from .shuffles import any_lane, halves, lane, part, side_by_side, with_lane
@@ -232,7 +232,9 @@ def softmax_batch(like, x, out, row, count, scale, rooms):
     # Where rows are no multiple of a vector, what is kept in `out` would be loaded next to the store of the row before,
     # and waits for it. Here no two rows touch.
     n, kept, numbers = x.shape[1], rows_in(rooms.terms), rooms.numbers
-    shape = frames_of(like, tops_of(like, x, count, rooms), scale, numbers)
+    top = tops_of(like, x, count, rooms)
+    shape = frames_of(like, top, scale, numbers)
+    keep_numbers(numbers, TOP, left_out(top, n))
     tops = lane_sums_of(like, x, kept, count, scale, rooms)
     high, low = column_factor(like, folded(like, rooms, count), tops, shape)
     keep_numbers(numbers, HIGH, high)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .jit import by_type, inlined, piece
 from .memory import load, store, terms_in, view
-from .online import add, bigger, empty_sum, frame, join, scaled, term
+from .online import add, bigger, empty_sum, frame, join, left_out, scaled, term
 from .row_states import NEAR_ZERO, refined
 from .shuffles import any_lane, lane, with_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide, width
@@ -50,11 +50,14 @@ def visit(like, x, out, top, o, j, i, count, shape, scale, tops):
 
 
 @inlined
-def column_sum(like, x, out, top, o, i, count, shape, scale, sums):
-    """The sums of the terms of the columns that are not their maximum, and how many are: as `row_sum`."""
+def column_sum(like, x, out, top, few_top, o, i, count, shape, scale, sums):
+    """The sums of the terms of the columns that are not their maximum, and how many are: as `row_sum`.
+
+    For no more classes than strands it is `few_top` that counts, None for all terms.
+    """
     n, w = x.shape[1], strands(like)
     if n <= w:
-        return few_sum(like, x, out, top, o, i, count, shape, scale, terms_in(like, sums))
+        return few_sum(like, x, out, few_top, o, i, count, shape, scale, terms_in(like, sums))
     tops = full(like, 0.0)
     for group in range(0, n, 4 * w):
         for k in range(min(w, n - group)):
@@ -178,7 +181,7 @@ def lanes_pair(like, value, rest):
 
 @inlined
 def column_factor(like, total, tops, shape):
-    """What turns terms into probabilities, from the sums of those that are not the maximum and how many are."""
+    """What turns terms into probabilities, from the sums of those that are not the maximum, and how many are."""
     high, low = with_tops(like, wide(tops), wide(shape.peak), wide(shape.lost), total[0], total[1])
     return factor_of(*lanes_pair(like, high, low))
 
@@ -208,7 +211,7 @@ def column_states(like, x, kept, top, o, i, count, scale, sums):
             v = load(like, x, (o, j, i), count, 0.0)
             nan = select(v == v, nan, v)
     shape = frame(top, scale)
-    total, tops = column_sum(like, x, kept, top, o, i, count, shape, scale, sums)
+    total, tops = column_sum(like, x, kept, top, top, o, i, count, shape, scale, sums)
     return column_state(like, total, tops, top, shape, nan, scale), shape
 
 
@@ -220,7 +223,7 @@ def softmax_columns(like, x, out, o, i, count, place, scale, sums):
     top = column_top(like, x, o, i, count)
     shape = frame(top, scale)
     kept = terms_kept_in(out)
-    total, tops = column_sum(like, x, kept, top, o, i, count, shape, scale, sums)
+    total, tops = column_sum(like, x, kept, left_out(top, x.shape[1]), None, o, i, count, shape, scale, sums)
     factor = column_factor(like, total, tops, shape)
     if kept is None:
         write_softmax(like, x, out, o, i, count, shape, scale, factor)

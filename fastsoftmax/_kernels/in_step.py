@@ -25,7 +25,9 @@ def worth_pipelining(classes, rows):
     return rows >= 3 and classes <= PIPELINED
 
 
-def in_step(next_row: Any, look: Any, kept_in: Any, settle: Any, result: Any, finish: Any, nothing: Any) -> Any:
+def in_step(
+    next_row: Any, look: Any, counted: Any, kept_in: Any, settle: Any, result: Any, finish: Any, nothing: Any
+) -> Any:
     """The work on rows from `first` to `last`.
 
     Parameters
@@ -34,6 +36,8 @@ def in_step(next_row: Any, look: Any, kept_in: Any, settle: Any, result: Any, fi
         The first row from `row` on that there is work for, `last` or more if none.
     look : ``(like, x, row, top, extra) -> seen``
         What is to be known of a row before its terms are kept, perhaps in its place.
+    counted : ``(top, classes) -> top``
+        The terms that are counted and left out of the sum: those of this logit.
     kept_in : ``out -> out or None``
         Where terms are kept.
     settle : ``(like, row, seen, top, shape, total, rest, count, extra) -> (more, target, entry)``
@@ -61,14 +65,14 @@ def in_step(next_row: Any, look: Any, kept_in: Any, settle: Any, result: Any, fi
             beyond = next_row(x, out, ahead + 1, last, extra)
             nearest = min(beyond, last - 1)
             seen = look(like, x, row, top, extra)
-            shape = frame(top, scale)
+            shape, counts = frame(top, scale), counted(top, n)
             if before >= 0 and is_near(shape):
                 near = without_shift(shape)
                 total, rest, count, top_beyond = visits(
-                    like, x, kept, out, top, row, nearest, before, near, scale, settled_before[0]
+                    like, x, kept, out, counts, row, nearest, before, near, scale, settled_before[0]
                 )
             else:
-                total, rest, count = row_sum(like, x, kept, top, row, 0, n, shape, scale)
+                total, rest, count = row_sum(like, x, kept, counts, row, 0, n, shape, scale)
                 top_beyond = row_top(like, x, nearest, 0, n)
                 if before >= 0:
                     write(like, x, out, before, 0, n, settled_before[0])
@@ -95,6 +99,11 @@ def in_step(next_row: Any, look: Any, kept_in: Any, settle: Any, result: Any, fi
 @inlined
 def nothing_seen(like, x, row, top, extra):
     return None
+
+
+@inlined
+def the_maximum(top, classes):
+    return top
 
 
 @inlined

@@ -25,7 +25,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .in_step import in_step, kept_in_place, kept_nowhere, worth_pipelining
+from .in_step import in_step, kept_in_place, kept_nowhere, the_maximum, worth_pipelining
 from .jit import by_type, inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
 from .loss_numbers import row_numbers
@@ -276,7 +276,7 @@ def no_factor(like, extra):
 
 
 gradients_in_step = in_step(
-    next_gradient, look, kept_in_place, settle_gradient, probability_in_place, put_entry, no_factor
+    next_gradient, look, the_maximum, kept_in_place, settle_gradient, probability_in_place, put_entry, no_factor
 )
 
 

@@ -31,11 +31,9 @@ def sums(terms):
 def softmax_pairs_at(like, x, out, row, count, scale):
     """The rows of some vectors, or of their first `count` lanes."""
     v = load(like, x, (row, 0), count, 0.0)
-    top = bigger(rotate(v, 1), v)
-    shape = frame(top, scale)
+    shape = frame(bigger(rotate(v, 1), v), scale)
     e = term(v, shape, scale)
-    others, tops = without_top(v, top, e, full(like, 0.0))
-    q, rest = column_factor(like, sums(others), tops + rotate(tops, 1), shape)
+    q, rest = column_factor(like, sums(e), full(like, 0.0), shape)
     store(out, (row, 0), fma(e, q, e * rest), count)
 
 

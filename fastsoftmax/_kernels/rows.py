@@ -13,12 +13,13 @@ from .in_step import (
     kept_nowhere,
     no_entry,
     nothing_seen,
+    the_maximum,
     worth_pipelining,
 )
 from .jit import by_type, inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
 from .memory import lanes_of, scratch, store
-from .online import frame, is_near, without_shift
+from .online import frame, is_near, left_out, without_shift
 from .row_states import nan_of, over_terms, refined, row_state, state_of_sums
 from .simd import HalfType, doubles, full
 from .state import factor_of, log_others, log_total, with_tops
@@ -51,7 +52,7 @@ def softmax_one_by_one(x, out, first, last, scale):
     for row in range(first, last):
         top = row_top(like, x, row, 0, n)
         shape = frame(top, scale)
-        factor = row_factor(like, shape, *row_sum(like, x, kept, top, row, 0, n, shape, scale))
+        factor = row_factor(like, shape, *row_sum(like, x, kept, left_out(top, n), row, 0, n, shape, scale))
         write_probabilities(like, x, out, row, 0, n, (Terms(kept, shape, scale, None), factor))
 
 
@@ -71,7 +72,7 @@ def no_factor(like, scale):
 
 
 softmax_in_step = in_step(
-    every_row, nothing_seen, kept_in_place, probabilities, probability_in_place, no_entry, no_factor
+    every_row, nothing_seen, left_out, kept_in_place, probabilities, probability_in_place, no_entry, no_factor
 )
 
 
@@ -140,7 +141,7 @@ def no_logs(like, scale):
     return (like, (like, like), scale), 0, 0.0
 
 
-logs_in_step = in_step(every_row, hidden_nan, kept_nowhere, logs, log_softmax_at, no_entry, no_logs)
+logs_in_step = in_step(every_row, hidden_nan, the_maximum, kept_nowhere, logs, log_softmax_at, no_entry, no_logs)
 
 
 @inlined

@@ -36,20 +36,24 @@ def factor_of(total, rest):
     return single
 
 
+@inlined
+def at_least_one(count):
+    return select(count < 1.0, full(count, 1.0), count)
+
+
 @by_type
 def with_tops(like, count, peak, lost, total, rest):
     """The sum of all terms as a pair, from how many are the maximum and the sum of the others.
 
-    Nothing is added to the term of the maximum before this: where it is most of the sum, a rounding next to it would be
-    most of the error.
+    None are where the maximum is in the sum (see `online.left_out`); then too it is given back what its term lost.
     """
     if is_single(like):
-        return lambda like, count, peak, lost, total, rest: (fma(count, peak, total), count * lost)
+        return lambda like, count, peak, lost, total, rest: (fma(count, peak, total), at_least_one(count) * lost)
 
     def pair(like, count, peak, lost, total, rest):
         p = count * peak
         s, s_rest = two_sum(p, total)
-        return s, (s_rest + rest) + fma(count, lost, fma(count, peak, 0.0 - p))
+        return s, (s_rest + rest) + fma(at_least_one(count), lost, fma(count, peak, 0.0 - p))
 
     return pair
 

@@ -93,11 +93,17 @@ def top_tail(like, x, row, start, stop, top):
     return top
 
 
-@inlined
+@by_type
 def without_top(v, top, e, count):
-    """The terms with those of the maximum set to 0 and counted."""
-    equal = v == top
-    return select(equal, full(e, 0.0), e), select(equal, count + 1.0, count)
+    """The terms with those of the maximum set to 0 and counted; all terms where `top` is None."""
+    if isinstance(top, types.NoneType):
+        return lambda v, top, e, count: (e, count)
+
+    def counted(v, top, e, count):
+        equal = v == top
+        return select(equal, full(e, 0.0), e), select(equal, count + 1.0, count)
+
+    return counted
 
 
 @by_type
