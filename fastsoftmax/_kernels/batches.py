@@ -259,11 +259,11 @@ def log_softmax_batch(like, x, out, row, count, scale, rooms):
 @piece
 def logsumexp_batch(like, x, out, row, count, scale, rooms):
     (m, r, rest), _ = states_of(like, x, None, tops_of(like, x, count, rooms), count, scale, rooms)
-    totals = narrow(like, log_total(m, r, rest, scale))
+    totals = log_total(m, r, rest, scale)
     size = select(totals < 0.0, 0.0 - totals, totals)
     if any_lane(size < NEAR_ZERO):
         for k in range(count):
-            total = scalar(with_lane(totals, 0, lane(totals, k)))
-            totals = with_lane(totals, k, refined(like, x, k, total, scale))
+            totals = with_lane(totals, k, refined(like, x, k, lane(totals, k), scale))
+    totals = narrow(like, totals)
     for k in range(count):
         put(out, (k, 0), lane(totals, k))

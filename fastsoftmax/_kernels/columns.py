@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import by_type, inlined, piece
-from .memory import load, store, terms_in, view
+from .memory import load, store, terms_in
 from .online import add, bigger, empty_sum, frame, join, left_out, scaled, term
-from .row_states import NEAR_ZERO, refined
-from .shuffles import any_lane, lane, with_lane
-from .simd import fma, full, is_single, narrow, select, strands, wide, width
+from .row_states import NEAR_ZERO
+from .shuffles import any_lane
+from .simd import fma, full, is_single, narrow, select, strands, wide
 from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus, with_tops
 from .visits import keep, without_top
 from .writes import log_probability, terms_kept_in
@@ -242,26 +242,30 @@ def log_softmax_columns(like, x, out, o, i, count, place, scale, sums):
 
 
 @piece
-def logsumexp_columns(like, x, out, o, i, count, place, scale, sums):
-    top = column_top(like, x, o, i, count)
-    (m, r, rest), _ = column_states(like, x, None, top, o, i, count, scale, sums)
-    totals = narrow(like, log_total(m, r, rest, scale))
-    size = select(totals < 0.0, 0.0 - totals, totals)
-    if any_lane(size < NEAR_ZERO):
-        n = x.shape[1]
-        copy = row_scratch(like, n)
-        for k in range(width(like) if count is None else count):
-            if lane(size, k) < NEAR_ZERO:
-                for j in range(n):
-                    copy[0, j] = lane(load(like, x, (o, j, i), count, 0.0), k)
-                again = refined(like, view(copy), 0, np.float64(lane(totals, k)), scale)
-                totals = with_lane(totals, k, again)
-        copy[0, 0] = 0.0  # it lives until here: a view keeps nothing alive
-    store(out, (o, 0, i), totals, count)
+def totals_of_doubles(like, x, o, i, count, scale, sums):
+    """The log-sum-exps of the columns from float64 terms."""
+    (m, r, rest), _ = column_states(like, x, None, column_top(like, x, o, i, count), o, i, count, scale, sums)
+    return log_total(m, r, rest, scale)
 
 
 @by_type
-def row_scratch(like, n):
-    """A row of n numbers of the lanes' type."""
-    dtype = np.float32 if is_single(like) else np.float64
-    return lambda like, n: np.empty((1, n), dtype)
+def refined_columns(like, x, totals, o, i, count, scale, sums):
+    """Log-sum-exps near zero once more, from float64 terms where they were float32: as `refined` of rows."""
+    if not is_single(like):
+        return lambda like, x, totals, o, i, count, scale, sums: totals
+
+    def again(like, x, totals, o, i, count, scale, sums):
+        near = select(totals < 0.0, 0.0 - totals, totals) < NEAR_ZERO
+        if any_lane(near):
+            return select(near, totals_of_doubles(wide(like), x, o, i, count, scale, sums), totals)
+        return totals
+
+    return again
+
+
+@piece
+def logsumexp_columns(like, x, out, o, i, count, place, scale, sums):
+    top = column_top(like, x, o, i, count)
+    (m, r, rest), _ = column_states(like, x, None, top, o, i, count, scale, sums)
+    totals = refined_columns(like, x, log_total(m, r, rest, scale), o, i, count, scale, sums)
+    store(out, (o, 0, i), narrow(like, totals), count)
