@@ -6,6 +6,9 @@
 The lock holds every package that any of Python 3.10 to 3.14 needs for the checkers, the extras cli, test and bench and
 for building, as wheels with their hashes. The bill of materials (CycloneDX) is made from it and has the same packages;
 its scope says what they are for: `required` by the library, `optional` for its command line, `excluded` from both.
+
+.ci/torch.lock is PyTorch's CPU build with what it needs, for one Python on Linux, from wherever pip finds it: indexes
+have another build. Where it is not to be had, .ci/run does without.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 LOCK = HERE / "requirements.lock"
+TORCH_LOCK = HERE / "torch.lock"
 SBOM = HERE / "sbom.cdx.json"
 TOOLS = ("uv==0.13.9", "cyclonedx-bom==7.5.0")
+TORCH, TORCH_PYTHON = "torch==2.13.0", "3.11"
 OLDEST = "3.10"
 # Names of hosts say where one machine gets its packages, and nothing about them.
 QUIET = ("--quiet", "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "python .ci/lock.py")
@@ -47,6 +52,16 @@ def compiled(tools: Path, *words: str, lines: str = "") -> str:
     resolve = [tools / "uv", "pip", "compile", "--universal", "--python-version", OLDEST, "--only-binary", ":all:"]
     command = [*map(str, resolve), *QUIET, *words, "pyproject.toml"]
     return subprocess.run(command, cwd=ROOT, input=lines, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def lock_torch(tools: Path) -> None:
+    command = [tools / "uv", "pip", "compile", "--python-version", TORCH_PYTHON, "--only-binary", ":all:"]
+    target = ["--generate-hashes", "--output-file", TORCH_LOCK.relative_to(ROOT)]
+    places = {"UV_FIND_LINKS": os.environ["PIP_FIND_LINKS"]} if "PIP_FIND_LINKS" in os.environ else {}
+    words = [*map(str, (*command, *QUIET, *target)), "-"]
+    subprocess.run(
+        words, cwd=ROOT, env=os.environ | places, input=TORCH, stdout=subprocess.DEVNULL, text=True, check=True
+    )
 
 
 def bill(tools: Path, scopes: dict[Package, str]) -> dict[str, Any]:
@@ -86,6 +101,7 @@ def main() -> None:
         target = ["--generate-hashes", "--output-file", str(LOCK.relative_to(ROOT))]
         compiled(tools, *every, *target, *sys.argv[1:], *checkers, lines=needed_to_build())
 
+        lock_torch(tools)
         scopes = dict.fromkeys(packages(LOCK.read_text(encoding="utf-8")), "excluded")
         same = ["--constraint", str(LOCK.relative_to(ROOT))]
         scopes |= dict.fromkeys(packages(compiled(tools, *same, "--extra", "cli")), "optional")

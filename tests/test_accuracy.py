@@ -90,6 +90,7 @@ CASES: dict[str, Case] = {
     "64-classes": Case(normal(3), (1000, 64)),
     "100-classes": Case(normal(3), (700, 100)),
     "100-classes-wide": Case(normal(20), (700, 100)),
+    "127-classes-wide": Case(normal(20), (10000, 127)),
     "32000-classes": Case(normal(3), (3, 32000)),
     "65536-classes": Case(normal(3), (2, 65536)),
     "65537-classes": Case(normal(3), (2, 65537)),

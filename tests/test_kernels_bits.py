@@ -9,6 +9,7 @@ import pytest
 
 from fastsoftmax._kernels.lengths import BLOCK, LANES, SHORT_ROW
 from fastsoftmax._kernels.loops import BLOCK_STATES, KERNELS
+from fastsoftmax._kernels.tiles import NEAR
 
 FORWARD = ("softmax", "log_softmax", "logsumexp")
 SCALE = (0.699999988079071, 1.1920928955078125e-08, 0.7, 0.0)
@@ -45,6 +46,19 @@ def run(kernel: Any, dtype: str, *arguments: Any, tasks: int, extra: Any) -> Non
         code(*arguments, task, task + 1, tasks, extra)
 
 
+def distances(shape: tuple[int, int]) -> tuple[int, ...]:
+    """Columns of so many classes as they lie, and so far apart that they go through tiles."""
+    return (shape[0], NEAR + 1) if shape[1] <= 1025 else (shape[0],)
+
+
+def columns_of(rows: Any, apart: int) -> Any:
+    """The rows as columns ``[0, class, row]``, classes `apart` elements from each other."""
+    room = np.full((1, rows.shape[1], apart), 9, rows.dtype)
+    columns = room[..., : len(rows)]
+    columns[0] = rows.T
+    return columns
+
+
 def by_rows(operation: str, x: Any, scale: Any, tasks: int = 1) -> Any:
     out = np.full((len(x), 1 if operation == "logsumexp" else x.shape[1]), 7, x.dtype)
     run(KERNELS[operation]["rows"], x.dtype.name, x, out, tasks=tasks, extra=scale)
@@ -67,9 +81,10 @@ def test_layouts(operation: str, dtype: str, scale: Any, shape: tuple[int, int])
         in_place = x.copy()
         run(layouts["batches"], dtype, in_place, in_place, tasks=2, extra=scale)
         np.testing.assert_array_equal(in_place, expected)
-    out = np.full((1, expected.shape[1], len(x)), 7, dtype)
-    run(layouts["columns"], dtype, np.ascontiguousarray(x.T)[None], out, tasks=1, extra=scale)
-    np.testing.assert_array_equal(out[0].T, expected)
+    for apart in distances(shape):
+        out = columns_of(np.full_like(expected, 7), apart)
+        run(layouts["columns"], dtype, columns_of(x, apart), out, tasks=1, extra=scale)
+        np.testing.assert_array_equal(out[0].T, expected)
 
 
 @operations
@@ -133,7 +148,11 @@ def test_backward(operation: str, dtype: str, shape: tuple[int, int]) -> None:
     g, y = rng.normal(size=shape).astype(dtype), -rng.random(shape).astype(dtype)
     expected = np.full_like(g, 7)
     run(KERNELS[operation]["rows"], dtype, g, expected, tasks=1, extra=y)
-    out = np.full((1, *shape[::-1]), 7, dtype)
-    g, y = np.ascontiguousarray(g.T)[None], np.ascontiguousarray(y.T)[None]
-    run(KERNELS[operation]["columns"], dtype, g, out, tasks=3, extra=y)
-    np.testing.assert_array_equal(out[0].T, expected)
+    for apart in distances(shape):
+        out = columns_of(np.full_like(g, 7), apart)
+        run(KERNELS[operation]["columns"], dtype, columns_of(g, apart), out, tasks=3, extra=columns_of(y, apart))
+        np.testing.assert_array_equal(out[0].T, expected)
+        for place in (0, 1):  # the gradient may take the place of either
+            arrays = columns_of(g, apart), columns_of(y, apart)
+            run(KERNELS[operation]["columns"], dtype, arrays[0], arrays[place], tasks=3, extra=arrays[1])
+            np.testing.assert_array_equal(arrays[place][0].T, expected)
