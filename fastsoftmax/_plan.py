@@ -24,7 +24,7 @@ ELEMENT_NS = {"float32": 0.35, "float16": 0.6, "bfloat16": 0.6, "float64": 1.0}
 
 LOSSES = frozenset({"cross_entropy", "cross_entropy_with_grad"})
 HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"}) | LOSSES
-HAS_SPLIT = HAS_NARROW
+HAS_SPLIT = HAS_NARROW | {"softmax_backward", "log_softmax_backward"}
 HAS_PAIRS = frozenset({"softmax", "log_softmax"})
 
 

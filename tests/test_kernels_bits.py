@@ -156,3 +156,20 @@ def test_backward(operation: str, dtype: str, shape: tuple[int, int]) -> None:
             arrays = columns_of(g, apart), columns_of(y, apart)
             run(KERNELS[operation]["columns"], dtype, arrays[0], arrays[place], tasks=3, extra=arrays[1])
             np.testing.assert_array_equal(arrays[place][0].T, expected)
+
+
+@dtypes
+@pytest.mark.parametrize("operation", ["softmax_backward", "log_softmax_backward"])
+@pytest.mark.parametrize("classes", [SHORT_ROW + 1, 4 * BLOCK + 5, 5 * BLOCK])
+def test_split_backward(operation: str, dtype: str, classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    g, y = rng.normal(size=(2, classes)).astype(dtype), -rng.random((2, classes)).astype(dtype)
+    expected = np.full_like(g, 7)
+    run(KERNELS[operation]["rows"], dtype, g, expected, tasks=1, extra=y)
+    for tasks in (1, 2, 5, 64):
+        for place in (0, 1, 2):  # of the gradient: its own, or that of either array
+            arrays = g.copy(), y.copy(), np.full_like(g, 7)
+            out, states = arrays[place], np.full((2, -(-classes // BLOCK), 3), 7.0)
+            run(BLOCK_STATES[operation], dtype, arrays[0], out, states, tasks=tasks, extra=arrays[1])
+            run(KERNELS[operation]["split"], dtype, arrays[0], out, states, tasks=tasks, extra=arrays[1])
+            np.testing.assert_array_equal(out, expected)

@@ -8,8 +8,12 @@ Each is a sum over the row and a write, on rows and on columns alike.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from .columns import column_fold, load_sum, store_sum
+from .elementary import two_sum
 from .jit import inlined, piece
+from .lengths import BLOCK, SHORT_ROW
 from .memory import lanes_of, load, store
 from .online import across, add, empty_sum, frame, term
 from .shuffles import abreast, part
@@ -43,8 +47,15 @@ def log_softmax_gradient(g, y, total):
     return g - e * (total * shrink_of(y))
 
 
-def row_total(summand):
-    """The sum of a row, in every lane, from what is summed."""
+@inlined
+def joined(a, b):
+    """Two sums with their rests as one."""
+    s, lost = two_sum(a[0], b[0])
+    return s, (a[1] + b[1]) + lost
+
+
+def sum_of_run(summand):
+    """The sum of ``row[start:stop]`` and its rest, from what is summed."""
 
     @inlined
     def summand_at(like, g, y, row, j, count):
@@ -56,51 +67,84 @@ def row_total(summand):
         return part(two, 0, like) + part(two, 1, like)
 
     @inlined
-    def total(like, g, out, row, y):
-        w, n = width(like), g.shape[1]
+    def run(like, g, out, row, y, start, stop):
+        w = width(like)
         sums = empty_sum(like)
-        j = 0
-        while j + 4 * w <= n:
+        j = start
+        while j + 4 * w <= stop:
             ask_for(like, g, row, j, False)
             ask_for(like, y, row, j, False)
             ask_for(like, out, row, j, True)
             sums = add(sums, sum_of_four(like, summand_at(abreast(like, 4), g, y, row, j, None)))
             j += 4 * w
-        left = n - j
+        left = stop - j
         if left > 2 * w:
             sums = add(sums, two_at(like, g, y, row, j, None) + two_at(like, g, y, row, j + 2 * w, left - 2 * w))
         elif left > w:
             sums = add(sums, two_at(like, g, y, row, j, left))
         elif left > 0:
             sums = add(sums, summand_at(like, g, y, row, j, left))
-        number, rest = across(like, sums)
-        return full(like, number + rest)
+        return across(like, sums)
 
-    return total
+    return run
+
+
+class RowWork(NamedTuple):
+    """The work on contiguous rows: on runs of them; on one block of a long one; on a run of its blocks."""
+
+    rows: Any
+    sum_of_block: Any
+    blocks: Any
 
 
 def backward_rows(summand, gradient):
-    """The work on a run of rows, from what is summed and what is written."""
-    total_of = row_total(summand)
+    """The work on rows, from what is summed and what is written.
+
+    A long row is summed block by block, in order, whoever sums which.
+    """
+    sum_of = sum_of_run(summand)
 
     @inlined
-    def write(like, g, out, row, y, j, count, total):
-        dx = gradient(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0), total)
-        store(out, (row, j), dx, count)
+    def write(like, g, out, row, y, start, stop, total):
+        """From the end, which the first cache still holds."""
+        w = width(like)
+        j = stop - (stop - start) % w
+        if j < stop:
+            store(out, (row, j), gradient_at(like, g, row, y, j, stop - j, total), stop - j)
+        while j > start:
+            j -= w
+            store(out, (row, j), gradient_at(like, g, row, y, j, None, total), None)
+
+    @inlined
+    def gradient_at(like, g, row, y, j, count, total):
+        return gradient(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0), total)
 
     @piece
-    def work(g, out, first_row, last_row, y):
+    def rows(g, out, first_row, last_row, y):
         like, n = lanes_of(g), g.shape[1]
-        w = width(like)
         for row in range(first_row, last_row):
-            total = total_of(like, g, out, row, y)
-            # From the end, which the first cache still holds.
-            if n % w:
-                write(like, g, out, row, y, n - n % w, n % w, total)
-            for j in range(n - n % w - w, -1, -w):
-                write(like, g, out, row, y, j, None, total)
+            total = sum_of(like, g, out, row, y, 0, n if n <= SHORT_ROW else BLOCK)
+            if n > SHORT_ROW:
+                for start in range(BLOCK, n, BLOCK):
+                    total = joined(total, sum_of(like, g, out, row, y, start, min(start + BLOCK, n)))
+            write(like, g, out, row, y, 0, n, full(like, total[0] + total[1]))
 
-    return work
+    @piece
+    def sum_of_block(g, out, states, row, block, y):
+        start = block * BLOCK
+        states[row, block, 0], states[row, block, 1] = sum_of(
+            lanes_of(g), g, out, row, y, start, min(start + BLOCK, g.shape[1])
+        )
+
+    @piece
+    def blocks(g, out, states, row, start, stop, y):
+        like = lanes_of(g)
+        total = states[row, 0, 0], states[row, 0, 1]
+        for block in range(1, states.shape[1]):
+            total = joined(total, (states[row, block, 0], states[row, block, 1]))
+        write(like, g, out, row, y, start, stop, full(like, total[0] + total[1]))
+
+    return RowWork(rows, sum_of_block, blocks)
 
 
 def backward_columns(summand, gradient):

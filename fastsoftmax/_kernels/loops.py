@@ -170,7 +170,7 @@ def over_single_blocks(work):
         units = x.shape[0] * blocks
         for task in prange(first, last):
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
-                work(view(x), view(out), states, unit // blocks, unit % blocks, extra)
+                work(view(x), view(out), states, unit // blocks, unit % blocks, view(extra))
 
     return loop
 
@@ -229,8 +229,8 @@ SMALL_KERNELS = {
         ("softmax", over_small(rows.softmax_rows, "softmax"), _ONE),
         ("log_softmax", over_small(rows.log_softmax_rows, "log_softmax"), _ONE),
         ("logsumexp", over_small(rows.logsumexp_rows, "logsumexp", reduces=True), _ONE),
-        ("softmax_backward", over_small_gradients(backward.softmax_backward_rows), _TWO),
-        ("log_softmax_backward", over_small_gradients(backward.log_softmax_backward_rows), _TWO),
+        ("softmax_backward", over_small_gradients(backward.softmax_backward_rows.rows), _TWO),
+        ("log_softmax_backward", over_small_gradients(backward.log_softmax_backward_rows.rows), _TWO),
         ("cross_entropy", over_small_losses(losses.loss_rows, to_table), _LABELLED),
         ("cross_entropy_with_grad", over_small_losses(losses.loss_with_gradient_rows, to_out), _LABELLED),
     )
@@ -270,14 +270,16 @@ KERNELS: dict[str, dict[str, Kernel]] = {
     "softmax_backward": _kernels(
         "softmax_backward",
         (read(2), read(3)),
-        rows=over_rows(backward.softmax_backward_rows),
+        rows=over_rows(backward.softmax_backward_rows.rows),
         columns=over_columns(backward.softmax_backward_columns),
+        split=over_blocks(backward.softmax_backward_rows.blocks),
     ),
     "log_softmax_backward": _kernels(
         "log_softmax_backward",
         (read(2), read(3)),
-        rows=over_rows(backward.log_softmax_backward_rows),
+        rows=over_rows(backward.log_softmax_backward_rows.rows),
         columns=over_columns(backward.log_softmax_backward_columns),
+        split=over_blocks(backward.log_softmax_backward_rows.blocks),
     ),
     "cross_entropy": _kernels(
         "cross_entropy",
@@ -314,6 +316,12 @@ SUM = Kernel("sum_numbers", soft_targets.sum_numbers, (read(2),))
 
 # operation -> first launch of the split layout, which finds the states
 _FIRST = (read(2), write(2), write(3, types.float64), *TASKS, SCALE)
+
+
+def _block_sums(operation: str, work: Any) -> Kernel:
+    return Kernel(f"{operation}_sums", over_single_blocks(work), (*_FIRST[:-1], read(2)))
+
+
 _STATES = Kernel("block_states", over_single_blocks(split.state_of_block), _FIRST)
 BLOCK_STATES = {
     "softmax": Kernel("softmax_states", over_single_blocks(split.state_and_terms), _FIRST),
@@ -321,6 +329,8 @@ BLOCK_STATES = {
     "logsumexp": _STATES,
     "cross_entropy": _STATES,
     "cross_entropy_with_grad": _STATES,
+    "softmax_backward": _block_sums("softmax_backward", backward.softmax_backward_rows.sum_of_block),
+    "log_softmax_backward": _block_sums("log_softmax_backward", backward.log_softmax_backward_rows.sum_of_block),
 }
 # Between the launches of the losses.
 ROWS_OF_BLOCKS = Kernel("rows_of_blocks", over_rows_of_blocks, (read(2), write(3, types.float64), *TASKS, loss(2)))
