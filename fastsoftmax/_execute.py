@@ -283,7 +283,7 @@ def _cut(plan: Plan, x: np.ndarray) -> tuple[str, int]:
     if x.size <= PIECE:
         return plan.kernel, 1
     if plan.kernel == "rows":
-        if x.shape[1] > max(PIECE, plan.block) and plan.operation in BLOCK_STATES:
+        if x.shape[1] > max(PIECE, plan.block):
             return "split", _rounds(x.size)
         return "rows", min(_rounds(x.size), max(1, x.shape[0] // plan.tasks))
     return plan.kernel, _rounds(x.size)

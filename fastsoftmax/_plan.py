@@ -24,7 +24,6 @@ ELEMENT_NS = {"float32": 0.35, "float16": 0.6, "bfloat16": 0.6, "float64": 1.0}
 
 LOSSES = frozenset({"cross_entropy", "cross_entropy_with_grad"})
 HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"}) | LOSSES
-HAS_SPLIT = HAS_NARROW | {"softmax_backward", "log_softmax_backward"}
 HAS_PAIRS = frozenset({"softmax", "log_softmax"})
 
 
@@ -67,7 +66,7 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
         blocks = -(-classes // BLOCK)
         cost = count * classes * ELEMENT_NS[dtype]
         tasks = _tasks(cost, count * blocks, threads)
-        if operation in HAS_SPLIT and (count < tasks or blocks > MOST_BLOCKS):
+        if count < tasks or blocks > MOST_BLOCKS:
             reason = f"{count} rows of {blocks} blocks for {tasks} threads: blocks are shared out"
             return Plan(operation, dtype, "split", tasks, BLOCK, reason)
         tasks = min(tasks, count)

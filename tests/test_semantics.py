@@ -316,3 +316,32 @@ def test_where_in_every_layout(name: str, layout: str, rng: np.random.Generator)
 def test_temperature(name: str, region: str, temperature: Any, rng: np.random.Generator) -> None:
     x, axis = drawn(rng, region, np.float32)
     check(name, x, axis, temperature=temperature)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [2, 3, 40, 1000, 70000])
+def test_no_probability_is_above_one(classes: int, dtype: type) -> None:
+    """A maximum alone is 1, whatever the rounding of its term: what comes after may take the logarithm of 1 - p."""
+    x = np.full((max(50, 200000 // classes), classes), -1000, dtype)
+    x[:, 0] = np.random.default_rng(classes).uniform(-30, 30, len(x))
+    if classes == 2:
+        x[0, 0] = -5.187496185302734
+    assert fastsoftmax.softmax(x, axis=-1).max() == 1
+    assert fastsoftmax.softmax(np.ascontiguousarray(x.T), axis=0).max() == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [2, 4, 16, 64, 1024])
+def test_equal_logits_have_equal_shares(classes: int, dtype: type) -> None:
+    values = np.random.default_rng(classes).uniform(-30, 30, (2000, 1)).astype(dtype)
+    x = np.repeat(values, classes, axis=1)
+    assert (fastsoftmax.softmax(x, axis=-1) == 1 / classes).all()
+
+
+@pytest.mark.parametrize("classes", [1000, 65537])
+def test_an_infinite_gradient_stays_where_the_formula_puts_it(classes: int) -> None:
+    g, y = np.zeros((1, classes), np.float32), np.full((1, classes), 1 / classes, np.float32)
+    g[0, 0] = np.inf
+    got = fastsoftmax.softmax_backward(g, y, axis=-1)[0]
+    assert np.isnan(got[0])
+    assert np.isneginf(got[1:]).all()

@@ -15,7 +15,7 @@ from .elementary import two_sum
 from .jit import inlined, piece
 from .lengths import BLOCK, SHORT_ROW
 from .memory import lanes_of, load, store
-from .online import across, add, empty_sum, frame, term
+from .online import across, add, empty_sum, frame, term, whole
 from .shuffles import abreast, part
 from .simd import full, narrow, strands, width
 from .state import shrink_of
@@ -55,7 +55,7 @@ def joined(a, b):
 
 
 def sum_of_run(summand):
-    """The sum of ``row[start:stop]`` and its rest, from what is summed."""
+    """The sum of ``row[start:stop]`` and its rest, from what is summed; `out` is asked for, unless it is None."""
 
     @inlined
     def summand_at(like, g, y, row, j, count):
@@ -106,7 +106,7 @@ def backward_rows(summand, gradient):
 
     @inlined
     def write(like, g, out, row, y, start, stop, total):
-        """From the end, which the first cache still holds."""
+        """From the end: the first cache still holds that of a row just summed."""
         w = width(like)
         j = stop - (stop - start) % w
         if j < stop:
@@ -123,17 +123,19 @@ def backward_rows(summand, gradient):
     def rows(g, out, first_row, last_row, y):
         like, n = lanes_of(g), g.shape[1]
         for row in range(first_row, last_row):
-            total = sum_of(like, g, out, row, y, 0, n if n <= SHORT_ROW else BLOCK)
-            if n > SHORT_ROW:
+            if n <= SHORT_ROW:
+                total = sum_of(like, g, out, row, y, 0, n)
+            else:
+                total = sum_of(like, g, None, row, y, 0, BLOCK)
                 for start in range(BLOCK, n, BLOCK):
-                    total = joined(total, sum_of(like, g, out, row, y, start, min(start + BLOCK, n)))
-            write(like, g, out, row, y, 0, n, full(like, total[0] + total[1]))
+                    total = joined(total, sum_of(like, g, None, row, y, start, min(start + BLOCK, n)))
+            write(like, g, out, row, y, 0, n, full(like, whole(total[0], total[1])))
 
     @piece
     def sum_of_block(g, out, states, row, block, y):
         start = block * BLOCK
         states[row, block, 0], states[row, block, 1] = sum_of(
-            lanes_of(g), g, out, row, y, start, min(start + BLOCK, g.shape[1])
+            lanes_of(g), g, None, row, y, start, min(start + BLOCK, g.shape[1])
         )
 
     @piece
@@ -142,7 +144,7 @@ def backward_rows(summand, gradient):
         total = states[row, 0, 0], states[row, 0, 1]
         for block in range(1, states.shape[1]):
             total = joined(total, (states[row, block, 0], states[row, block, 1]))
-        write(like, g, out, row, y, start, stop, full(like, total[0] + total[1]))
+        write(like, g, out, row, y, start, stop, full(like, whole(total[0], total[1])))
 
     return RowWork(rows, sum_of_block, blocks)
 
@@ -168,8 +170,8 @@ def backward_columns(summand, gradient):
                 d = summand_at(like, g, y, o, j + 3 * w, i, count)
                 before = empty_sum(like) if group == 0 else load_sum(like, sums, k)
                 store_sum(like, sums, k, add(before, (a + b) + (c + d)))
-        sum_and_rest = column_fold(like, sums, min(w, n))
-        total = narrow(like, sum_and_rest[0] + sum_and_rest[1])
+        total = column_fold(like, sums, min(w, n))
+        total = narrow(like, whole(total[0], total[1]))
         for j in range(n):
             dx = gradient(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0), total)
             store(out, (o, j, i), dx, count)

@@ -139,43 +139,21 @@ def nearest_power(v, magic):
 
 
 @by_type
-def reduced(v, tail, k):
-    """``r = v + tail - k*ln2``, rounded once, and what that lost; `tail` is what `v` lost to rounding, or None."""
+def exp_near(v, tail, k):
+    """``exp(v + tail) * 2**-k - 1`` for the `k` of `nearest_exponent`; `tail` is what `v` lost to rounding, or None."""
     c = constants_of(v)
-    ln2, ln2_rest = -c.ln2, -c.ln2_rest
+    ln2, ln2_rest, curve = -c.ln2, -c.ln2_rest, CURVES[c]
 
     def plain(v, tail, k):
-        near = fma(k, ln2, v)  # exact
-        r = fma(k, ln2_rest, near)
-        return r, fma(k, ln2_rest, near - r)
+        r = fma(k, ln2_rest, fma(k, ln2, v))
+        return fma(curve(r, r * r), r * r, r)
 
     def tailed(v, tail, k):
-        near, small = fma(k, ln2, v), fma(k, ln2_rest, tail)
-        r = near + small
-        return r, small - (r - near)
+        # The first product is exact and what is added to it small: r is rounded once.
+        r = fma(k, ln2, v) + fma(k, ln2_rest, tail)
+        return fma(curve(r, r * r), r * r, r)
 
     return plain if isinstance(tail, types.NoneType) else tailed
-
-
-@by_type
-def exp_near_pair(v, tail, k):
-    """``exp(v + tail) * 2**-k - 1`` for the `k` of `nearest_exponent`, rounded once, and most of what that lost."""
-    curve = CURVES[constants_of(v)]
-
-    def pair(v, tail, k):
-        r, r_rest = reduced(v, tail, k)
-        square = r * r
-        c = curve(r, square)
-        t = fma(c, square, r)
-        return t, fma(c, square, r - t) + fma(t, r_rest, r_rest)
-
-    return pair
-
-
-@inlined
-def exp_near(v, tail, k):
-    """The first of these."""
-    return exp_near_pair(v, tail, k)[0]
 
 
 @inlined

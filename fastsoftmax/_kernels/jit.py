@@ -17,7 +17,7 @@ from .simd import bfloat16, float16
 # nan like any vector instruction, and a kernel never raises.
 FLAGS = {"nopython": True, "nogil": True, "error_model": "numpy", "boundscheck": False}
 # Parts of kernels are called by compiled code alone. Numba would make two more functions of each, for calls from Python
-# and from C, and optimise them: half of the time that a kernel takes to compile.
+# and from C, and optimise them: a third of the time that a kernel takes to compile.
 PART = {**FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 

@@ -78,8 +78,9 @@ def over_columns(work, write=store_tile):
             logits, results, more = view(x), view(out), view(extra)
             like = abreast(lanes_of(logits), 2)
             sums = scratch(wide(like), 16)
-            room, result_room = heap(like, n, tiled), heap(like, 1, tiled)
-            second_room = second_heap(like, more, n, tiled)
+            classes = n if tiled else 1
+            room, result_room = heap(like, classes, tiled), heap(like, 1, tiled)
+            second_room = second_heap(like, more, classes, tiled)
             tile = view(room)
             result = tile if out.shape[1] == n else view(result_room)
             for unit in range(units * task // tasks, units * (task + 1) // tasks):

@@ -51,7 +51,7 @@ def whole_gradient(like, x, kept, out, count, state, shape, a, at_target, factor
     """The gradients of the rows: ``a * p - smooth * w``, the target's entry apart, nothing where ignored."""
     _, _, weights, terms, scale = opened(extra)
     n, numbers, asked = x.shape[1], rooms.numbers, rooms.asked
-    q, rest = factor_of_state(like, state, wide(shape.shift), wide(shape.k), scale)
+    q, rest = factor_of_state(like, state, wide(shape.peak), wide(shape.lost))
     high, low = lanes_pair(like, *product(q, rest, a * factor, 0.0))
     smooth = terms[1] * factor
     keep_numbers(numbers, HIGH, high)

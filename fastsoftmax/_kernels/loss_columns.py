@@ -81,7 +81,7 @@ def term_at(like, x, kept, o, j, i, count, shape, scale):
 def whole_gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_target, factor, extra):
     """The gradient of the columns: ``a * p - smooth * w``, the target's entry apart, nothing where ignored."""
     _, _, weights, terms, scale = opened(extra)
-    q, rest = factor_of_state(like, state, wide(shape.shift), wide(shape.k), scale)
+    q, rest = factor_of_state(like, state, wide(shape.peak), wide(shape.lost))
     a = a * factor
     high, low = lanes_pair(like, *product(q, rest, a, 0.0))
     low = normal(like, low)

@@ -122,9 +122,9 @@ def gradient_pair(like, q, rest, a, smooth):
 
 
 @inlined
-def gradient_factor(like, state, shape, a, smooth, scale):
+def gradient_factor(like, state, shape, a, smooth):
     """The same for a row whose terms are all in one frame."""
-    q, rest = factor_of_state(like, state, scalar(shape.shift), scalar(shape.k), scale)
+    q, rest = factor_of_state(like, state, scalar(shape.peak), scalar(shape.lost))
     return gradient_pair(like, q, rest, a, smooth)
 
 
@@ -183,7 +183,7 @@ def whole_gradient(like, x, out, kept, row, state, shape, numbers, extra):
     if label < 0:
         write_zeros(like, x, out, row, 0, n, None)
     else:
-        factor = gradient_factor(like, state, shape, a, smooth, scale)
+        factor = gradient_factor(like, state, shape, a, smooth)
         write_gradient(like, x, out, row, 0, n, Terms(kept, shape, scale, None), factor, smooth, weights)
         put(out, (row, label), at_target)
 
@@ -262,7 +262,7 @@ def state_and_numbers(like, row, seen, top, shape, total, rest, count, extra):
 @inlined
 def settle_gradient(like, row, seen, top, shape, total, rest, count, extra):
     state, (target, a, smooth, entry) = state_and_numbers(like, row, seen, top, shape, total, rest, count, extra)
-    return gradient_factor(like, state, shape, a, smooth, opened(extra)[4]), target, entry
+    return gradient_factor(like, state, shape, a, smooth), target, entry
 
 
 @inlined

@@ -25,7 +25,6 @@ from numba.core import types
 from .elementary import (
     constants_of,
     exp_near,
-    exp_near_pair,
     nearest_exponent,
     nearest_power,
     two_sum,
@@ -109,7 +108,7 @@ class Frame(NamedTuple):
     magic: Any
     k: Any  # the exponent of the maximum itself
     peak: Any  # the term of the maximum
-    lost: Any  # what that is short of its exact value: where it is most of the sum, it is most of the sum's error
+    lost: Any  # what its last rounding lost: no more, for a maximum alone must not get a probability above 1
 
 
 @inlined
@@ -121,7 +120,7 @@ def frame(top, scale):
     z, tail = scaled(top - shift, scale)
     k, _ = nearest_exponent(z)
     floor = unscaled((k + zero_exponent(top)) * LN2, scale)
-    t, t_rest = exp_near_pair(z, tail, k)
+    t = exp_near(z, tail, k)
     one = two_to_headroom(top)
     return Frame(
         shift=shift,
@@ -129,7 +128,7 @@ def frame(top, scale):
         magic=full(top, rounding_constant(top)) - k,
         k=k,
         peak=fma(t, one, one),
-        lost=((t - ((t + 1.0) - 1.0)) + t_rest) * one,
+        lost=(t - ((t + 1.0) - 1.0)) * one,
     )
 
 
@@ -163,7 +162,7 @@ def term(x, frame, scale):
 
 @inlined
 def left_out(top, classes):
-    """The maximum of rows whose sum it is left out of, for the sake of probabilities; else NaN, which no term has.
+    """The maximum of rows whose sum it is left out of, for the sake of probabilities; else NaN, which equals no logit.
 
     What is added to the term of the maximum before float64 takes it, rounds it: once for each addition. One such
     rounding is within 3 ulp; a sum of three or four vectors has two.

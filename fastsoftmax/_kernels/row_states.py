@@ -112,9 +112,8 @@ def over_terms(write: Any) -> Any:
     def run(like, x, out, kept, tops, at, row, start, stop, state, scale, more):
         for first in range(start, stop, BLOCK):
             m = number(tops, (at, first // BLOCK, 0))
-            top = anchor(full(like, m))
-            shape = frame(top, scale)
-            power, q, rest = factor_of_block(like, state, m, scalar(top), scalar(shape.shift), scalar(shape.k), scale)
+            shape = frame(anchor(full(like, m)), scale)
+            power, q, rest = factor_of_block(like, state, m, scalar(shape.peak), scalar(shape.lost), scale)
             terms = Terms(kept, shape, scale, full(like, power))
             write(like, x, out, row, first, min(first + BLOCK, stop), terms, q, rest, more)
 

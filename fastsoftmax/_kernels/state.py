@@ -36,24 +36,20 @@ def factor_of(total, rest):
     return single
 
 
-@inlined
-def at_least_one(count):
-    return select(count < 1.0, full(count, 1.0), count)
-
-
 @by_type
 def with_tops(like, count, peak, lost, total, rest):
     """The sum of all terms as a pair, from how many are the maximum and the sum of the others.
 
-    None are where the maximum is in the sum (see `online.left_out`); then too it is given back what its term lost.
+    A `count` of 0 means that the maximum is in the sum already (see `online.left_out`). What its term lost is given
+    back once, however many there are: equal logits then get equal shares to the last bit.
     """
     if is_single(like):
-        return lambda like, count, peak, lost, total, rest: (fma(count, peak, total), at_least_one(count) * lost)
+        return lambda like, count, peak, lost, total, rest: (fma(count, peak, total), lost)
 
     def pair(like, count, peak, lost, total, rest):
         p = count * peak
         s, s_rest = two_sum(p, total)
-        return s, (s_rest + rest) + fma(at_least_one(count), lost, fma(count, peak, 0.0 - p))
+        return s, (s_rest + rest) + (lost + fma(count, peak, 0.0 - p))
 
     return pair
 
@@ -168,32 +164,22 @@ def plus(v, tail):
 
 
 @by_type
-def factor_of_state(like, state, shift, k, scale):
-    """What turns the terms of a row into its probabilities, ``2**-headroom / (exp(m) * (1 + r))``."""
-    shrink = 2.0 ** -constants_of(like).headroom
+def factor_of_state(like, state, peak, lost):
+    """What turns the terms of a row into its probabilities, ``1 / ((peak + lost) * (1 + r))``."""
     if is_single(like):
+        return lambda like, state, peak, lost: ((1.0 / (peak + lost)) * inverse_of_state(state), None)
 
-        def one_number(like, state, shift, k, scale):
-            z, tail = scaled(state[0] - shift, scale)
-            return (1.0 / top_term(z, tail, k)[0]) * inverse_of_state(state) * shrink, None
-
-        return one_number
-
-    def pair(like, state, shift, k, scale):
-        m, r, rest = state
-        z, tail = scaled(m - shift, scale)
-        e, e_rest = top_term(z, tail, k)
-        one, lost = two_sum(full(m, 1.0), r)
-        total, total_rest = pair_product(e, e_rest, one, lost + rest)
-        q, q_rest = reciprocal(total, total_rest)
-        return q * shrink, q_rest * shrink
+    def pair(like, state, peak, lost):
+        _, r, rest = state
+        one, low = two_sum(full(r, 1.0), r)
+        return reciprocal(*pair_product(peak, lost, one, low + rest))
 
     return pair
 
 
 @by_type
-def factor_of_block(like, state, m, top, shift, k, scale):
-    """What turns the terms of a block of maximum `m`, in the frame of `top`, into probabilities of its row.
+def factor_of_block(like, state, m, peak, lost, scale):
+    """What turns the terms of a block of maximum `m`, whose term is ``peak + lost``, into probabilities of its row.
 
     A power of two, by which terms are to be multiplied first, and a pair: together they reach from 1 to 0, and the pair
     has no subnormal part. The product with the power is exact, for terms that would become subnormal by it have
@@ -201,13 +187,13 @@ def factor_of_block(like, state, m, top, shift, k, scale):
     """
     least = 1.0 - constants_of(like).bias
 
-    def factor(like, state, m, top, shift, k, scale):
+    def factor(like, state, m, peak, lost, scale):
         w, w_rest = weight_of_lower(state[0], m, scale)
         exponent = min(max(np.float64((bits(w) >> 52) - 1023), least), 0.0)
         back = power_of_two(0.0 - exponent)
         # A row with an infinite maximum has NaN for probabilities, whatever its blocks.
         w = w * back if state[0] - state[0] == 0.0 else state[0] - state[0]
-        q, rest = factor_of_state(like, (top, state[1], state[2]), shift, k, scale)
+        q, rest = factor_of_state(like, state, peak, lost)
         q, rest = product(q, rest, w, w_rest * back)
         return power_of_two(exponent), q, rest
 

@@ -32,8 +32,9 @@ from .simd import COMPUTED_IN, HalfType, _llvm, is_single, width
 # 61 cycles a vector with 512 columns, 44 with 128).
 TILE, TILE_COLUMNS = 65536, 512
 FEW_CLASSES, NARROW_TILE_COLUMNS = 64, 128
-# Classes at most so many bytes apart need none: what one column leaves of a line is the next one's (1000 classes of 49
-# columns on one thread: 47 cycles a vector with a tile, 33 without).
+# Classes at most so many bytes apart need none: what one column leaves of a line is the next one's, and pages are
+# shared (1000 classes on one thread, cycles a vector with a tile and without: 49 columns 47 and 33, 128 40 and 32,
+# 256 43 and 39).
 NEAR = 1024
 LINE = 64  # bytes
 
