@@ -26,12 +26,13 @@ class Path(NamedTuple):
 
 PATHS = {
     "small": Path("small", (3, 50), -1),
-    "rows": Path("rows", (6, 1000), -1),
+    "rows": Path("rows", (13, 1000), -1),
     "long-rows": Path("rows", (3, SHORT_ROW + 1000), -1),
-    "pairs": Path("pairs", (40, 2), -1),
+    "pairs": Path("pairs", (70, 2), -1),
     "narrow": Path("narrow", (70, 7), -1),
-    "batches": Path("batches", (40, 30), -1),
+    "batches": Path("batches", (70, 30), -1),
     "columns": Path("columns", (3, 60, 37), 1),
+    "tiled-columns": Path("columns", (2, 70, 300), 1),
     "split": Path("split", (2, SHORT_ROW + 1000), -1, 3),
 }
 FORWARD = ("softmax", "log_softmax", "logsumexp")
@@ -39,7 +40,6 @@ BACKWARD = ("softmax_backward", "log_softmax_backward")
 LOSSES = ("cross_entropy", "cross_entropy_with_grad")
 # What a path is called where an operation has no kernel of its own for it.
 INSTEAD = {
-    **{(name, "split"): "rows" for name in BACKWARD},
     ("logsumexp", "pairs"): "narrow",
     **{(name, "pairs"): "narrow" for name in LOSSES},
 }
