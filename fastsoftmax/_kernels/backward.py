@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .columns import column_fold, load_sum, store_sum
-from .elementary import two_sum
 from .jit import inlined, piece
 from .lengths import BLOCK, SHORT_ROW
 from .memory import lanes_of, load, store
-from .online import across, add, empty_sum, frame, term, whole
+from .online import across, add, empty_sum, frame, join, term, whole
 from .shuffles import abreast, part
 from .simd import full, narrow, strands, width
 from .state import shrink_of
@@ -45,13 +44,6 @@ def log_softmax_gradient(g, y, total):
     """``g - exp(y) * sum(g)``; the term of exp carries its headroom until the product."""
     e = term(y, frame(full(y, 0.0), None), None)
     return g - e * (total * shrink_of(y))
-
-
-@inlined
-def joined(a, b):
-    """Two sums with their rests as one."""
-    s, lost = two_sum(a[0], b[0])
-    return s, (a[1] + b[1]) + lost
 
 
 def sum_of_run(summand):
@@ -128,7 +120,7 @@ def backward_rows(summand, gradient):
             else:
                 total = sum_of(like, g, None, row, y, 0, BLOCK)
                 for start in range(BLOCK, n, BLOCK):
-                    total = joined(total, sum_of(like, g, None, row, y, start, min(start + BLOCK, n)))
+                    total = join(total[0], total, sum_of(like, g, None, row, y, start, min(start + BLOCK, n)))
             write(like, g, out, row, y, 0, n, full(like, whole(total[0], total[1])))
 
     @piece
@@ -143,7 +135,7 @@ def backward_rows(summand, gradient):
         like = lanes_of(g)
         total = states[row, 0, 0], states[row, 0, 1]
         for block in range(1, states.shape[1]):
-            total = joined(total, (states[row, block, 0], states[row, block, 1]))
+            total = join(total[0], total, (states[row, block, 0], states[row, block, 1]))
         write(like, g, out, row, y, start, stop, full(like, whole(total[0], total[1])))
 
     return RowWork(rows, sum_of_block, blocks)
