@@ -28,6 +28,8 @@ import numba
 from numba.core.caching import CompileResultCacheImpl, _Cache
 from numba.core.compiler_lock import global_compiler_lock
 
+from .interrupts import end_if_unwanted
+
 fcntl: Any
 try:
     import fcntl
@@ -196,6 +198,7 @@ def _lock(path: Path) -> int | None:
             if time.monotonic() > deadline:
                 os.close(descriptor)
                 return None
+            end_if_unwanted()
             time.sleep(0.02)
         except OSError:  # file systems without locks
             os.close(descriptor)

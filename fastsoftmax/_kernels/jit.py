@@ -11,6 +11,7 @@ from numba.core import types
 from numba.extending import overload
 
 from .cache import KernelCache, compiling
+from .interrupts import uninterrupted
 from .simd import bfloat16, float16
 
 # No fast-math flag: the order of each sum is ours. `error_model="numpy"`: a division by zero gives inf or
@@ -118,7 +119,7 @@ class Kernel:
         key = (dtype, scaled, parallel)
         code = self._compiled.get(key)
         if code is None:
-            code = self._compiled[key] = self._compile(*key)
+            code = self._compiled[key] = uninterrupted(lambda: self._compile(*key))
         return code
 
     def _compile(self, dtype: str, scaled: bool, parallel: bool) -> Callable[..., Any]:

@@ -1,0 +1,78 @@
+"""Ctrl-C while a kernel is compiled: it ends the call at once, and Numba stays whole.
+
+Python runs the handler of a signal in the main thread, between any two of its instructions. Within Numba that may be
+in a callback of LLVM, where the exception is lost; in the finaliser of an object that is then freed twice, which aborts
+the process; or in the iterator of a registry, after which nothing compiles any more. So a thread of its own compiles,
+and the main thread waits for it. Interrupted, it tells that thread to end at the next pass of the compiler, and does
+not wait for that.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba.core import event
+from numba.core.compiler_lock import global_compiler_lock
+
+Result = TypeVar("Result")
+
+
+class _Ended(BaseException):
+    """Nobody waits for this thread any more; no `except Exception` of the compiler may hold it up."""
+
+
+class _Compiling(threading.Thread):
+    def __init__(self, function: Callable[[], Any]) -> None:
+        super().__init__(name="fastsoftmax-compiling")
+        self._function = function
+        self.unwanted = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self._function()
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
+            self.error = error
+
+
+class _Passes(event.Listener):
+    """Numba tells of each pass before it begins: there it is ready for an exception."""
+
+    def on_start(self, event: Any) -> None:
+        end_if_unwanted()
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:run_pass", _Passes())
+
+
+def end_if_unwanted() -> None:
+    """Raise in a thread for whose result nobody waits any more, there alone."""
+    if getattr(threading.current_thread(), "unwanted", False):
+        raise _Ended
+
+
+def uninterrupted(function: Callable[[], Result]) -> Result:
+    """What `function` returns, called where no handler of a signal runs."""
+    # Within a compilation of Numba's another thread would wait for this one.
+    if threading.current_thread() is not threading.main_thread() or global_compiler_lock.is_locked():
+        return function()
+    thread = _Compiling(function)
+    try:
+        try:
+            thread.start()
+        except RuntimeError:  # no memory for a thread, or the interpreter ends
+            return function()
+        thread.join()
+    except BaseException:
+        thread.unwanted = True
+        raise
+    if thread.error is not None:
+        raise thread.error
+    result: Result = thread.result
+    return result
