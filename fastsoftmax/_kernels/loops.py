@@ -27,24 +27,24 @@ from . import (
     tiles,
     weighted,
 )
-from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, loss, read, write
+from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, by_type, loss, read, write
 from .lengths import BATCH_VECTORS, BLOCK
-from .memory import from_row, lanes_of, prefetch, scratch, view, with_classes
+from .memory import few_rows, from_row, lanes_of, scratch, view, with_classes
 from .shuffles import abreast
 from .simd import doubles, wide, width
 from .small import over_small, over_small_gradients, over_small_losses, to_out, to_table
+from .target import has_avx512
 from .tiles import (
     heap,
     keep_alive,
-    load_columns,
     load_tile,
     second_heap,
     second_tile,
-    store_columns,
     store_tile,
     tile_columns,
     worth_tiles,
 )
+from .transposed import ask_for_rows, load_columns, no_columns, store_columns
 
 
 def over_rows(work):
@@ -59,8 +59,16 @@ def over_rows(work):
     return loop
 
 
+@by_type
+def in_registers(v):
+    """As many vectors of columns at once as the registers hold, with what is made of them."""
+    if has_avx512():
+        return lambda v: abreast(v, 2)
+    return lambda v: v
+
+
 def over_columns(work, write=store_tile):
-    """``work(like, x, out, o, i, count, place, extra, sums)`` for columns of ``x[o, class, i]``, two vectors at once.
+    """``work(like, x, out, o, i, count, place, extra, sums)`` for columns of ``x[o, class, i]``, some vectors at once.
 
     Classes often lie a power of two apart, and then the lines of a few columns fill one set of each cache and push each
     other out between the visits. So columns are copied to a tile and back. `place` says where the numbers of the
@@ -69,14 +77,14 @@ def over_columns(work, write=store_tile):
     """
 
     def loop(x, out, first, last, tasks, extra):
-        w, inner, n = 2 * width(lanes_of(view(x))), x.shape[2], x.shape[1]
+        w, inner, n = width(in_registers(lanes_of(view(x)))), x.shape[2], x.shape[1]
         tiled = tile_columns(n, inner, w) if worth_tiles(x, out, view(extra)) else 0
         step = max(tiled, w)
         across = (inner + step - 1) // step
         units = x.shape[0] * across
         for task in prange(first, last):
             logits, results, more = view(x), view(out), view(extra)
-            like = abreast(lanes_of(logits), 2)
+            like = in_registers(lanes_of(logits))
             sums = scratch(wide(like), 16)
             classes = n if tiled else 1
             room, result_room = heap(like, classes, tiled), heap(like, 1, tiled)
@@ -110,28 +118,29 @@ AHEAD = 128
 
 
 def over_narrow(work, write=store_columns):
-    """The work on columns for rows of at most L classes, twice L rows at once: through a transposed tile."""
+    """The work on columns for rows of at most L classes, a vector or two of rows at once: through a transposed tile."""
 
     def loop(x, out, first, last, tasks, extra):
-        w, n = width(lanes_of(view(x))), x.shape[0]
-        groups = (n + 2 * w - 1) // (2 * w)
+        w, n = width(in_registers(lanes_of(view(x)))), x.shape[0]
+        groups = (n + w - 1) // w
         for task in prange(first, last):
             rows, results, more = view(x), view(out), view(extra)
-            like = abreast(lanes_of(rows), 2)
+            one = lanes_of(rows)
+            like = in_registers(one)
             sums = scratch(wide(like), 16)
             tile, written = scratch(like, 16), scratch(like, 16)
+            spare, spare_results = few_rows(rows), few_rows(results)
             logits = with_classes(tile, x.shape[1])
             result = with_classes(written, out.shape[1])
             for group in range(groups * task // tasks, groups * (task + 1) // tasks):
-                row = group * 2 * w
-                for r in range(row + AHEAD, row + AHEAD + 2 * w):
-                    prefetch(rows, (r, 0), False)
-                    prefetch(results, (r, 0), True)
-                load_columns(tile, 0, rows, row, n, x.shape[1])
-                load_columns(tile, w, rows, row + w, n, x.shape[1])
-                work(like, logits, result, 0, 0, None, (row, 0, min(n - row, 2 * w)), more, sums)
-                write(results, written, 0, row, n, out.shape[1])
-                write(results, written, w, row + w, n, out.shape[1])
+                row = group * w
+                ask_for_rows(rows, row + AHEAD, w, False)
+                ask_for_rows(results, row + AHEAD, w, True)
+                for at in range(0, w, width(one)):
+                    load_columns(one, tile, at, rows, spare, row + at, n, x.shape[1])
+                work(like, logits, result, 0, 0, None, (row, 0, min(n - row, w)), more, sums)
+                for at in range(0, w, width(one)):
+                    write(one, results, written, at, spare_results, row + at, n, out.shape[1])
 
     return loop
 
@@ -288,7 +297,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {
         types.float64,
         rows=over_rows(losses.loss_rows),
         batches=over_batches(loss_batches.loss_batch),
-        narrow=over_narrow(loss_columns.loss_columns, tiles.no_columns),
+        narrow=over_narrow(loss_columns.loss_columns, no_columns),
         columns=over_columns(loss_columns.loss_columns, tiles.no_tile),
     ),
     "cross_entropy_with_grad": _kernels(

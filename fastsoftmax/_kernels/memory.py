@@ -17,6 +17,7 @@ from numba.extending import intrinsic, make_attribute_wrapper
 
 from .half import from_lanes, to_lanes
 from .simd import COMPUTED_IN, VectorType, _as_vector, _call, _llvm, _splat, bfloat16, float16
+from .tails import first_lanes, load_first, store_first
 
 _I32 = ir.IntType(32)
 _STORED_AS = {
@@ -49,6 +50,7 @@ class _ViewModel(models.StructModel):
 
 
 make_attribute_wrapper(ViewType, "shape", "shape")
+make_attribute_wrapper(ViewType, "strides", "strides")
 
 
 @intrinsic(prefer_literal=True)
@@ -124,6 +126,27 @@ def scratch(typingctx, like, rows):
         return target._getvalue()
 
     return made(like, rows), codegen
+
+
+@intrinsic(prefer_literal=True)
+def few_rows(typingctx, array):
+    """A view ``[row, column]`` of 16 rows of 64 bytes on the stack of the calling loop, of an array's elements."""
+    if not isinstance(array, ViewType):
+        return None
+    made = ViewType(array.dtype, 2)
+
+    def codegen(context, builder, sig, args):
+        stored = _STORED_AS[array.dtype]
+        item = {ir.FloatType(): 4, ir.DoubleType(): 8}.get(stored, 2)
+        word = ir.IntType(64)
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        place = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), 64), 16)
+        target.data = builder.bitcast(place, target.data.type)
+        target.shape = cgutils.pack_array(builder, [word(16), word(64 // item)])
+        target.strides = cgutils.pack_array(builder, [word(64), word(item)])
+        return target._getvalue()
+
+    return made(array), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -236,16 +259,6 @@ def _address(context: Any, builder: ir.IRBuilder, array: Any, array_type: Any, i
     return builder.bitcast(start, stored.as_pointer())
 
 
-def _first_lanes(builder: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value:
-    """The mask of the first `count` lanes, of all if there are no more; `count` is not negative."""
-    word = count.type
-    some = builder.sub(builder.shl(word(1), count), word(1))
-    mask = builder.select(builder.icmp_signed("<", count, word(lanes)), some, word(-1))
-    whole = ir.IntType(lanes)
-    mask = mask if lanes == word.width else builder.trunc(mask, whole)
-    return builder.bitcast(mask, ir.VectorType(ir.IntType(1), lanes))
-
-
 def _countable(count: types.Type) -> bool:
     return isinstance(count, (types.Integer, types.NoneType))
 
@@ -265,8 +278,8 @@ def load(typingctx, like, array, index, count, absent):
         if isinstance(count, types.NoneType):
             value = builder.load(builder.bitcast(address, raw.as_pointer()), align=1)
             return to_lanes(context, builder, value, array.dtype, like)
-        active = _first_lanes(builder, context.cast(builder, args[3], count, types.int64), like.lanes)
-        value = _masked_load(builder, address, raw, active)
+        active = first_lanes(builder, context.cast(builder, args[3], count, types.int64), like.lanes)
+        value = load_first(builder, address, raw, active)
         otherwise = _as_vector(context, builder, args[4], absent, like)
         return builder.select(active, to_lanes(context, builder, value, array.dtype, like), otherwise)
 
@@ -287,8 +300,7 @@ def store(typingctx, array, index, value, count):
         if isinstance(count, types.NoneType):
             builder.store(raw, builder.bitcast(address, raw.type.as_pointer()), align=1)
         else:
-            active = _first_lanes(builder, context.cast(builder, args[3], count, types.int64), value.lanes)
-            _masked_store(builder, raw, address, active)
+            store_first(builder, raw, address, context.cast(builder, args[3], count, types.int64))
         return context.get_dummy_value()
 
     return signature(types.none, array, index, value, count), codegen
@@ -346,12 +358,29 @@ def prefetch(typingctx, array, index, to_write):
 
     def codegen(context, builder, sig, args):
         address = _address(context, builder, args[0], array, args[1], index)
-        pointer = builder.bitcast(address, ir.IntType(8).as_pointer())
-        hints = [_I32(int(to_write.literal_value)), _I32(3), _I32(1)]
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, *hints])
+        _ask_for(builder, builder.bitcast(address, ir.IntType(8).as_pointer()), to_write)
         return context.get_dummy_value()
 
     return types.none(array, index, to_write), codegen
+
+
+@intrinsic(prefer_literal=True)
+def prefetch_at(typingctx, array, offset, to_write):
+    """Ask for the cache line so many bytes from where an array begins, as `prefetch`."""
+    if not isinstance(array, ViewType) or not isinstance(to_write, types.BooleanLiteral):
+        return None
+
+    def codegen(context, builder, sig, args):
+        made = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        _ask_for(builder, builder.gep(made.data, [args[1]]), to_write)
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64, to_write), codegen
+
+
+def _ask_for(builder: ir.IRBuilder, pointer: ir.Value, to_write: types.BooleanLiteral) -> None:
+    hints = [_I32(int(to_write.literal_value)), _I32(3), _I32(1)]
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, *hints])
 
 
 @intrinsic(prefer_literal=True)
@@ -365,20 +394,3 @@ def lanes_of(typingctx, array):
         return ir.Constant(_llvm(vector), [0.0] * vector.lanes)
 
     return signature(vector, array), codegen
-
-
-def _masked_load(builder: ir.IRBuilder, address: ir.Value, raw: ir.VectorType, active: ir.Value) -> ir.Value:
-    pointer = builder.bitcast(address, raw.as_pointer())
-    zeros = ir.Constant(raw, [0] * raw.count)
-    return _call(builder, f"llvm.masked.load.{_raw_suffix(raw)}.p0", raw, [pointer, _I32(1), active, zeros])
-
-
-def _masked_store(builder: ir.IRBuilder, raw: ir.Value, address: ir.Value, active: ir.Value) -> None:
-    pointer = builder.bitcast(address, raw.type.as_pointer())
-    name = f"llvm.masked.store.{_raw_suffix(raw.type)}.p0"
-    _call(builder, name, ir.VoidType(), [raw, pointer, _I32(1), active])
-
-
-def _raw_suffix(raw: ir.VectorType) -> str:
-    letter = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(raw.element, "i16")
-    return f"v{raw.count}{letter}"
