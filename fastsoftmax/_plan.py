@@ -80,7 +80,7 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
     if few and operation in HAS_NARROW and (dense or operation not in LOSSES):
         groups = -(-count // (2 * lanes))
         tasks = _tasks(count * (NARROW_ROW_NS + classes), groups, threads)
-        reason = f"at most {lanes} classes: {2 * lanes} rows at once"
+        reason = f"at most {lanes} classes: a vector or two of rows at once"
         return Plan(operation, dtype, "narrow", tasks, classes, reason)
     cost = count * (ROW_NS + classes * ELEMENT_NS[dtype])
     short = classes <= BATCHED.get(operation, 0) * lanes and count >= lanes // 2

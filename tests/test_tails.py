@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
+from children import run
 from reference import FULL_DTYPES, HALF_DTYPES
+from strategies import Guarded
 
 from fastsoftmax._kernels import tails
 from fastsoftmax._kernels.jit import DTYPES
@@ -56,21 +59,65 @@ def test_first_lanes(masks: bool, dtype: np.dtype[Any], times: int, monkeypatch:
 @pytest.mark.parametrize("how", ["side by side", "apart", "far apart", "backwards", "one row"])
 def test_rows_as_columns(dtype: np.dtype[Any], how: str) -> None:
     """Groups of every number of rows, however they lie, and nothing written beside them."""
-    classes, kernel = 5, KERNELS["softmax"]["narrow"].compiled(dtype.name, False, False)
-    for rows in (*range(1, 36), 100):
+    kernel = KERNELS["softmax"]["narrow"].compiled(dtype.name, False, False)
+    most = LANES[dtype.name]
+    for classes, rows in [
+        *((5, rows) for rows in range(1, 36)),
+        (1, 19),
+        (4, 19),
+        (most - 1, 19),
+        (most, 19),
+        (7, 100),
+    ]:
         logits = np.random.default_rng(rows).normal(0, 3, (rows, classes)).astype(dtype)
-        room = np.full((rows, {"apart": classes + 1, "far apart": 60}.get(how, classes)), 7).astype(logits.dtype)
-        out = room[::-1, :classes] if how == "backwards" else room[:, :classes]
-        x = logits
+        gap = {"apart": 2, "far apart": 60}.get(how, 1)
+        given = Guarded.make((rows, classes), dtype, gap=gap)
+        out = given.array[::-1] if how == "backwards" else given.array
+        x: Any = np.empty((rows, classes * gap), dtype)[:, :classes]
         if how == "one row":
             x = np.broadcast_to(logits[:1], logits.shape)
-        elif how != "side by side":
-            wide = room.copy()
-            x = wide[::-1, :classes] if how == "backwards" else wide[:, :classes]
+        else:
+            x = x[::-1] if how == "backwards" else x
             x[:] = logits
         expected = np.full_like(logits, 7)
         for row in range(rows):
             kernel(np.ascontiguousarray(x[row : row + 1]), expected[row : row + 1], 0, 1, 1, None)
         kernel(x, out, 0, 1, 1, None)
         np.testing.assert_array_equal(out, expected)
-        assert (room[:, classes:] == 7).all()
+        assert given.surroundings_untouched()
+
+
+AS_IF = """
+    from fastsoftmax._kernels import loops, tails
+    from fastsoftmax._kernels.loops import KERNELS
+    import hashlib
+
+    with_avx512 = sys.argv[1] == "True"
+    loops.has_avx512 = tails.has_avx512 = lambda: with_avx512
+    total = hashlib.sha256()
+    for rows in (1, 15, 16, 17, 32, 33, 60):
+        x = rng.normal(0, 4, (rows, 11)).astype(np.float32)
+        wide = np.full((rows + 1, 11), 7, np.float32)
+        KERNELS["softmax"]["narrow"].compiled("float32", False, False)(x, wide[:-1], 0, 1, 1, None)
+        total.update(wide.tobytes())
+        deep = np.ascontiguousarray(x.T)[None]
+        tall = np.full((1, 12, rows), 7, np.float32)
+        KERNELS["softmax"]["columns"].compiled("float32", False, False)(deep, tall[:, :-1], 0, 1, 1, None)
+        total.update(np.ascontiguousarray(tall[0].T).tobytes())
+        same = np.array_equal(wide[:-1], tall[0, :-1].T)
+        print(same and (wide[-1] == 7).all() and (tall[:, -1] == 7).all())
+    print(total.hexdigest())
+"""
+
+
+def test_as_if_with_avx512_and_without(tmp_path: Path) -> None:
+    """As many vectors at once as either has registers for, on whichever machine this is."""
+    hashes = []
+    for name in ("True", "False"):
+        # A cache of its own, for it does not know of the pretence.
+        done = run(AS_IF, name, FASTSOFTMAX_CACHE_DIR=str(tmp_path / name))
+        assert done.returncode == 0, done.stderr[-3000:]
+        *same, total = done.stdout.split()
+        assert same == ["True"] * 7
+        hashes.append(total)
+    assert hashes[0] == hashes[1]

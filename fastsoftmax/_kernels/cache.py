@@ -189,23 +189,29 @@ def _lock(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         return None
+    held = False
+    try:
+        held = _wait_for(descriptor)
+    except OSError:  # file systems without locks
+        pass
+    finally:
+        if not held:
+            os.close(descriptor)
+    return descriptor if held else None
+
+
+def _wait_for(descriptor: int) -> bool:
+    """Whether the lock on a file is had in time."""
     deadline = time.monotonic() + LOCK_SECONDS
-    while True:
+    while time.monotonic() < deadline:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
         except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                return None
             end_if_unwanted()
             time.sleep(0.02)
-        except OSError:  # file systems without locks
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
-            raise
+        else:
+            return True
+    return False
 
 
 # -- forks
@@ -218,6 +224,7 @@ def _hold_compiler() -> None:
     A bounded wait, for that thread may itself be waiting for something that this one has.
     """
     global _is_held
+    _is_held = False
     _is_held = global_compiler_lock._lock.acquire(timeout=60)
 
 

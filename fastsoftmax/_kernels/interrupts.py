@@ -9,11 +9,12 @@ not wait for that.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from numba.core import event
+from numba.core import entrypoints, event
 from numba.core.compiler_lock import global_compiler_lock
 
 Result = TypeVar("Result")
@@ -59,16 +60,23 @@ def end_if_unwanted() -> None:
 
 def uninterrupted(function: Callable[[], Result]) -> Result:
     """What `function` returns, called where no handler of a signal runs."""
-    # Within a compilation of Numba's another thread would wait for this one.
-    if threading.current_thread() is not threading.main_thread() or global_compiler_lock.is_locked():
+    # Within a compilation of Numba's another thread would wait for this one; at the end of the interpreter none starts.
+    alone = threading.current_thread() is not threading.main_thread() or sys.is_finalizing()
+    if alone or global_compiler_lock.is_locked():
         return function()
+    # Numba imports its extensions once. Here, for one of them may call this while it is imported itself.
+    entrypoints.init_all()
     thread = _Compiling(function)
     try:
         try:
             thread.start()
-        except RuntimeError:  # no memory for a thread, or the interpreter ends
-            return function()
-        thread.join()
+        except RuntimeError:
+            if thread.ident is not None:  # what a handler of a signal raised
+                raise
+            return function()  # there is no memory for a thread
+        # Not without a limit: on Windows nothing interrupts that.
+        while thread.is_alive():
+            thread.join(0.1)
     except BaseException:
         thread.unwanted = True
         raise

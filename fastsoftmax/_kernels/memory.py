@@ -1,4 +1,4 @@
-"""Vectors from and to arrays: the only module that computes addresses and knows half types.
+"""Vectors from and to arrays; with `transposed`, what computes addresses and knows half types.
 
 ``load(x, (row, j))`` reads the lanes that begin at ``x[row, j]`` and follow each other along the last axis,
 whatever the strides of the other axes. Nothing is checked: kernels own their bounds. Elements need no
@@ -16,10 +16,9 @@ from numba.core.typing.templates import signature
 from numba.extending import intrinsic, make_attribute_wrapper
 
 from .half import from_lanes, to_lanes
-from .simd import COMPUTED_IN, VectorType, _as_vector, _call, _llvm, _splat, bfloat16, float16
+from .simd import _I32, COMPUTED_IN, VectorType, _as_vector, _call, _llvm, _splat, bfloat16, float16
 from .tails import first_lanes, load_first, store_first
 
-_I32 = ir.IntType(32)
 _STORED_AS = {
     types.float32: ir.FloatType(),
     types.float64: ir.DoubleType(),
@@ -136,11 +135,10 @@ def few_rows(typingctx, array):
     made = ViewType(array.dtype, 2)
 
     def codegen(context, builder, sig, args):
-        stored = _STORED_AS[array.dtype]
-        item = {ir.FloatType(): 4, ir.DoubleType(): 8}.get(stored, 2)
+        item = _item_bytes(array.dtype)
         word = ir.IntType(64)
         target = cgutils.create_struct_proxy(made)(context, builder)
-        place = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), 64), 16)
+        place = cgutils.alloca_once(builder, ir.VectorType(ir.IntType(8), 64), 16)
         target.data = builder.bitcast(place, target.data.type)
         target.shape = cgutils.pack_array(builder, [word(16), word(64 // item)])
         target.strides = cgutils.pack_array(builder, [word(64), word(item)])
@@ -242,6 +240,10 @@ def _indexed(array: types.Type, index: types.Type) -> bool:
     )
 
 
+def _item_bytes(dtype: types.Type) -> int:
+    return {ir.FloatType(): 4, ir.DoubleType(): 8}.get(_STORED_AS[dtype], 2)
+
+
 def _address(context: Any, builder: ir.IRBuilder, array: Any, array_type: Any, index: Any, index_type: Any) -> ir.Value:
     """Pointer to one element. The last axis is contiguous by contract, so its stride is the item size."""
     view = cgutils.create_struct_proxy(array_type)(context, builder, value=array)
@@ -251,7 +253,7 @@ def _address(context: Any, builder: ir.IRBuilder, array: Any, array_type: Any, i
     for axis, kind in enumerate(index_type):
         position = context.cast(builder, builder.extract_value(index, axis), kind, types.int64)
         if axis == array_type.ndim - 1:
-            stride = word({ir.FloatType(): 4, ir.DoubleType(): 8}.get(stored, 2))
+            stride = word(_item_bytes(array_type.dtype))
         else:
             stride = builder.extract_value(view.strides, axis)
         offset = builder.add(offset, builder.mul(position, stride))
@@ -366,7 +368,7 @@ def prefetch(typingctx, array, index, to_write):
 
 @intrinsic(prefer_literal=True)
 def prefetch_at(typingctx, array, offset, to_write):
-    """Ask for the cache line so many bytes from where an array begins, as `prefetch`."""
+    """Ask for the cache line so many bytes from where an array begins, as `prefetch` does."""
     if not isinstance(array, ViewType) or not isinstance(to_write, types.BooleanLiteral):
         return None
 

@@ -1,4 +1,4 @@
-"""Explicit vectors for Numba: the only module that writes LLVM instructions.
+"""Explicit vectors for Numba: with `shuffles`, `memory` and what these are made of, what writes LLVM instructions.
 
 A *vector* holds 64 bytes: sixteen float32 or eight float64 lanes on every machine. LLVM turns it into one
 zmm, two ymm, four xmm or four NEON registers, and as the lanes are the same everywhere, so are the bits of
@@ -24,6 +24,8 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic
 
 VECTOR_BYTES = 64
+LINE = 64  # bytes of a cache line, on x86 and most of Arm
+_I32 = ir.IntType(32)
 
 
 class VectorType(types.Type):

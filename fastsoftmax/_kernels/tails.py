@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from .simd import _call, _splat
+from .shuffles import _lanes
+from .simd import _I32, _call, _splat, _suffix
 from .target import has_avx512
-
-_I32 = ir.IntType(32)
 
 
 def first_lanes(builder: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value:
-    """The mask of the first `count` lanes: of all if there are no more, of none if it is negative."""
+    """The mask of the first `count` lanes, of all if there are no more; `count` is not negative."""
     word = count.type
     if not has_avx512():
         count = _clamped(builder, count, lanes)
@@ -56,7 +55,7 @@ def _store_by_halves(builder: ir.IRBuilder, raw: ir.Value, address: ir.Value, co
     if raw.type.count == 1:
         return
     half = raw.type.count // 2
-    lower, upper = (_lanes(builder, raw, first, half) for first in (0, half))
+    lower, upper = (_lanes(builder, raw, list(range(first, first + half))) for first in (0, half))
     before = builder.block
     with builder.if_then(builder.icmp_signed(">=", count, count.type(half))):
         _store(builder, lower, address)
@@ -75,11 +74,6 @@ def _either(builder: ir.IRBuilder, *comings: tuple[ir.Value, ir.Block]) -> ir.Va
     return phi
 
 
-def _lanes(builder: ir.IRBuilder, raw: ir.Value, first: int, count: int) -> ir.Value:
-    lanes = ir.Constant(ir.VectorType(_I32, count), list(range(first, first + count)))
-    return builder.shuffle_vector(raw, raw, lanes)
-
-
 def _store(builder: ir.IRBuilder, raw: ir.Value, address: ir.Value) -> None:
     builder.store(raw, builder.bitcast(address, raw.type.as_pointer()), align=1)
 
@@ -87,8 +81,3 @@ def _store(builder: ir.IRBuilder, raw: ir.Value, address: ir.Value) -> None:
 def _clamped(builder: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value:
     """No more than `lanes`: a count may not fit into the lanes of a mask."""
     return builder.select(builder.icmp_signed("<", count, count.type(lanes)), count, count.type(lanes))
-
-
-def _suffix(raw: ir.VectorType) -> str:
-    letter = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(raw.element, "i16")
-    return f"v{raw.count}{letter}"

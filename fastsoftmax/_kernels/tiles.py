@@ -7,7 +7,7 @@ from numba.core import types
 
 from .jit import by_type, inlined
 from .memory import ViewType, address, load, prefetch, store, view
-from .simd import HalfType, is_single, width
+from .simd import LINE, HalfType, is_single, strands, width
 
 # A tile of columns has up to so many numbers, a quarter of the second cache as float32, and so many columns: runs of
 # some lines are what memory likes. With few classes a narrow tile stays in the first cache (21 classes on one thread:
@@ -18,7 +18,6 @@ FEW_CLASSES, NARROW_TILE_COLUMNS = 64, 128
 # shared (1000 classes on one thread, cycles a vector with a tile and without: 49 columns 47 and 33, 128 40 and 32,
 # 256 43 and 39).
 NEAR = 1024
-LINE = 64  # bytes
 
 
 @inlined
@@ -95,7 +94,8 @@ def load_tile(like, tile, x, o, i, count):
     for j in range(n):
         for k in range(0, count, w):
             prefetch(x, (o, j + AHEAD, i + k), False)
-            prefetch(x, (o, j + AHEAD, i + k + w // 2), False)
+            if w > strands(like):
+                prefetch(x, (o, j + AHEAD, i + k + w // 2), False)
             if k + w <= count:
                 store(tile, (0, j, k), load(like, x, (o, j, i + k), None, 0.0), None)
             else:
@@ -123,7 +123,8 @@ def store_tile(like, out, tile, o, i, count):
     for j in range(out.shape[1]):
         for k in range(0, count, w):
             prefetch(out, (o, j + AHEAD, i + k), True)
-            prefetch(out, (o, j + AHEAD, i + k + w // 2), True)
+            if w > strands(like):
+                prefetch(out, (o, j + AHEAD, i + k + w // 2), True)
             v = load(like, tile, (0, j, k), None, 0.0)
             if k + w <= count:
                 store(out, (o, j, i + k), v, None)

@@ -10,11 +10,10 @@ from numba.extending import intrinsic
 
 from .half import from_lanes, to_lanes
 from .jit import inlined
-from .memory import _I32, ViewType, _address, from_row, load, prefetch_at, store
-from .simd import COMPUTED_IN, _llvm, width
+from .memory import ViewType, _address, from_row, load, prefetch_at, store
+from .shuffles import _lanes
+from .simd import _I32, COMPUTED_IN, LINE, _llvm, width
 from .tails import first_lanes, load_first, store_first
-
-LINE = 64  # bytes
 
 
 @inlined
@@ -97,11 +96,6 @@ def _joined(builder: ir.IRBuilder, pieces: list[ir.Value]) -> ir.Value:
     return pieces[0]
 
 
-def _piece_of(builder: ir.IRBuilder, vector: ir.Value, index: int) -> ir.Value:
-    lanes = list(range(index * PIECE, (index + 1) * PIECE))
-    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_I32, PIECE), lanes))
-
-
 def _by_pieces(builder: ir.IRBuilder, lanes: int, columns: ir.Value, do: Any) -> None:
     """``do(first, count)`` for each four columns that there are; the count is None where all four are."""
     word = columns.type
@@ -115,7 +109,7 @@ def _by_pieces(builder: ir.IRBuilder, lanes: int, columns: ir.Value, do: Any) ->
 
 
 def _row_addresses(context: Any, builder: ir.IRBuilder, array: ir.Value, kind: Any, rows: int) -> list[ir.Value]:
-    """Pointers to the first elements of as many rows: each from the fourth before it, by additions alone."""
+    """Pointers to the first elements of as many rows: four strides on for each four of them."""
     index_type = types.UniTuple(types.int64, 2)
     word = ir.IntType(64)
     index = context.make_tuple(builder, index_type, [word(0), word(0)])
@@ -189,7 +183,7 @@ def store_group(typingctx, array, tile, at, columns):
             vectors = [from_lanes(context, builder, v, array.dtype) for v in _transpose(builder, columns)]
             for i in range(lanes.lanes):
                 address = builder.gep(rows[i], [_I32(first)])
-                piece = _piece_of(builder, vectors[i % PIECE], i // PIECE)
+                piece = _lanes(builder, vectors[i % PIECE], [i // PIECE * PIECE + lane for lane in range(PIECE)])
                 if count is None:
                     builder.store(piece, builder.bitcast(address, piece.type.as_pointer()), align=1)
                 else:
