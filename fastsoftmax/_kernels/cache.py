@@ -17,6 +17,7 @@ import pickle
 import stat
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -223,16 +224,15 @@ def _hold_compiler() -> None:
 
     A bounded wait, for that thread may itself be waiting for something that this one has.
     """
-    global _is_held
-    _is_held = False
-    _is_held = global_compiler_lock._lock.acquire(timeout=60)
+    _forking.holds = False  # should what follows be interrupted
+    _forking.holds = global_compiler_lock._lock.acquire(timeout=60)
 
 
 def _release_compiler() -> None:
-    if _is_held:
+    if _forking.holds:
         global_compiler_lock._lock.release()
 
 
-_is_held = False
+_forking = threading.local()  # several threads may be about to fork
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_hold_compiler, after_in_parent=_release_compiler, after_in_child=_release_compiler)
