@@ -23,6 +23,7 @@ from numba.np.ufunc import parallel as numba_parallel
 
 from . import _machine
 from ._kernels.cache import folder
+from ._kernels.jit import Loop, launcher
 from ._kernels.lengths import BLOCK
 from ._kernels.loops import (
     BLOCK_STATES,
@@ -48,8 +49,6 @@ from ._plan import Plan
 MOST_TASKS = 1024
 # Elements that one call of compiled code goes through: a fraction of a second.
 PIECE = 2**26
-# More than a task takes for the columns that it copies, in bytes: at all, and for each class (`_kernels.tiles`).
-TILE_ROOM, CLASS_ROOM = 2**20 + 2**12, 160
 
 
 class _Team:
@@ -214,32 +213,25 @@ def _rounds(size: int) -> int:
     return max(1, -(-size // PIECE))
 
 
-def _launch(kernel: Any, dtype: str, scaled: bool, tasks: int, *arguments: Any, extra: Any, rounds: int = 1) -> None:
+def _launch(kernel: Loop, dtype: str, scaled: bool, tasks: int, *arguments: Any, rounds: int = 1) -> None:
     """All tasks of a kernel; for each of the rounds there are so many."""
     tasks = min(tasks, MOST_TASKS)
     total = tasks * rounds
+    code = kernel.compiled(dtype, scaled)
     if tasks > 1 and _team.prange_is_safe():
         size = min(get_num_threads(), numba_parallel.NUM_THREADS)
         if _team.can_start(size):
-            code = kernel.compiled(dtype, scaled, True)
-            if kernel.name.endswith("_columns"):
-                # A MemoryError in a parallel loop would be lost.
-                np.empty(tasks * (TILE_ROOM + CLASS_ROOM * arguments[0].shape[1]), np.uint8)
-            try:
-                with _numba_threads(size) if size < numba_parallel.NUM_THREADS else _AS_IT_IS:
-                    for first in range(0, total, tasks):
-                        code(*arguments, first, first + tasks, total, extra)
-            except SystemError as error:  # which says that this thread's part had one
-                raise MemoryError("no memory for the tiles of the columns") from error
+            with _numba_threads(size) if size < numba_parallel.NUM_THREADS else _AS_IT_IS:
+                for first in range(0, total, tasks):
+                    code(arguments, first, first + tasks, total, launcher())
             return
-    code = kernel.compiled(dtype, scaled, False)
     for first in range(0, total, tasks):
         if tasks == 1:
-            code(*arguments, first, first + 1, total, extra)
+            code(arguments, first, first + 1, total, 0)
             continue
 
         def part(task: int, first: int = first) -> None:
-            code(*arguments, first + task, first + task + 1, total, extra)
+            code(arguments, first + task, first + task + 1, total, 0)
 
         each(part, tasks, tasks)
 
@@ -270,12 +262,12 @@ def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
     if layout == "split":
         states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 3))
         first = BLOCK_STATES[plan.operation]
-        _launch(first, plan.dtype, scaled, plan.tasks, x, out, states, extra=extra, rounds=rounds)
-        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, states, extra=extra, rounds=rounds)
+        _launch(first, plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
+        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
     elif plan.tasks == 1 and rounds == 1:
-        kernel.compiled(plan.dtype, scaled, False)(x, out, 0, 1, 1, extra)
+        kernel.compiled(plan.dtype, scaled)((x, out, extra), 0, 1, 1, 0)
     else:
-        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra=extra, rounds=rounds)
+        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds)
 
 
 def _cut(plan: Plan, x: np.ndarray) -> tuple[str, int]:
@@ -298,22 +290,22 @@ def run_loss(plan: Plan, x: np.ndarray, out: np.ndarray, numbers: tuple[Any, ...
     if layout == "split":
         states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 7))
         first = BLOCK_STATES[plan.operation]
-        _launch(first, plan.dtype, scaled, plan.tasks, x, x, states, extra=scale, rounds=rounds)
-        _launch(ROWS_OF_BLOCKS, plan.dtype, scaled, 1, x, states, extra=extra)
+        _launch(first, plan.dtype, scaled, plan.tasks, x, x, states, scale, rounds=rounds)
+        _launch(ROWS_OF_BLOCKS, plan.dtype, scaled, 1, x, states, extra)
         if "split" in kernels:
-            _launch(kernels["split"], plan.dtype, scaled, plan.tasks, x, out, states, extra=extra, rounds=rounds)
+            _launch(kernels["split"], plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
     else:
-        _launch(kernels[layout], plan.dtype, scaled, plan.tasks, x, out, extra=extra, rounds=rounds)
+        _launch(kernels[layout], plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds)
 
 
 def run_soft_targets(x: np.ndarray, y: np.ndarray, extra: tuple[Any, ...], gradient: bool) -> None:
     """The losses of float64 rows with targets `y`; with `gradient` that replaces the logits."""
-    SOFT_TARGETS.compiled("float64", False, False)(x, y, *extra, int(gradient))
+    SOFT_TARGETS.compiled("float64")(x, y, *extra, int(gradient))
 
 
 def run_cap(x: np.ndarray, slope: np.ndarray, cap: float) -> None:
     """``x = cap * tanh(x / cap)`` on float64 rows, its derivative in `slope`."""
-    CAP.compiled("float64", False, False)(x, slope, (cap,) * 6)
+    CAP.compiled("float64")(x, slope, (cap,) * 6)
 
 
 def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: int) -> tuple[int, int, int]:
@@ -321,7 +313,7 @@ def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: in
     tasks = min(get_num_threads(), MOST_TASKS) if len(labels) >= MANY_LABELS else 1
     rounds = _rounds(len(labels))
     found = np.empty((tasks * rounds, 3), np.int64)
-    _launch(READ_LABELS, "float64", False, tasks, labels, table, found, extra=(classes, ignored), rounds=rounds)
+    _launch(READ_LABELS, "float64", False, tasks, labels, table, found, (classes, ignored), rounds=rounds)
     parts = found.tolist()
     bad, label, _ = next((part for part in parts if part[0] >= 0), parts[0])
     return bad, label, sum(count for _, _, count in parts)
@@ -335,7 +327,7 @@ def total(values: np.ndarray) -> float:
     """The sum of float64 numbers in a fixed order, with its rounding errors."""
     if values.ndim != 2 or values.shape[1] != 1 or not values.flags.c_contiguous:
         values = np.ascontiguousarray(values).reshape(-1, 1)
-    sum_of: float = SUM.compiled("float64", False, False)(values)
+    sum_of: float = SUM.compiled("float64")(values)
     return sum_of
 
 
@@ -343,7 +335,7 @@ def small(operation: str, dtype: str) -> Callable[..., Any]:
     """The compiled code for a few small plain rows (see `_kernels.small`), to be called with the arrays."""
     code = _small_code.get((operation, dtype))
     if code is None:
-        code = _small_code[operation, dtype] = SMALL_KERNELS[operation].compiled(dtype, False, False)
+        code = _small_code[operation, dtype] = SMALL_KERNELS[operation].compiled(dtype)
     return code
 
 
@@ -352,24 +344,19 @@ _small_code: dict[tuple[str, str], Callable[..., Any]] = {}
 
 def run_weighted(a: np.ndarray, out: np.ndarray, b: np.ndarray) -> None:
     """``out[row] = log|s|, sign(s)`` with ``s = sum(b * exp(a))`` over float64 rows."""
-    _launch(WEIGHTED, "float64", True, 1, a, out, extra=b)
+    _launch(WEIGHTED, "float64", True, 1, a, out, b)
 
 
 def compile_all(dtypes: tuple[str, ...]) -> None:
-    """Compile, or read from the cache, every kernel for these dtypes, serial and parallel."""
-    parallel = (False, True) if _team.prange_is_safe() else (False,)
+    """Compile, or read from the cache, every kernel for these dtypes, and what shares their tasks among threads."""
+    if _team.prange_is_safe():
+        launcher()
+    loops = [kernel for layouts in KERNELS.values() for kernel in layouts.values()]
     for dtype in dtypes:
-        for kernel in SMALL_KERNELS.values():
-            kernel.compiled(dtype, False, False)
-        for kernel in [
-            *BLOCK_STATES.values(),
-            *(k for layouts in KERNELS.values() for k in layouts.values()),
-        ]:
-            for threaded in parallel:
-                kernel.compiled(dtype, False, threaded)
-        ROWS_OF_BLOCKS.compiled(dtype, False, False)
+        for kernel in (*SMALL_KERNELS.values(), *BLOCK_STATES.values(), *loops, ROWS_OF_BLOCKS):
+            kernel.compiled(dtype)
     for kernel in (READ_LABELS, SUM, SOFT_TARGETS, CAP):
-        kernel.compiled("float64", False, False)
+        kernel.compiled("float64")
 
 
 def cache_folder() -> str | None:

@@ -19,7 +19,7 @@ from numba.core import event
 
 import fastsoftmax
 from fastsoftmax._kernels import cache
-from fastsoftmax._kernels.jit import Kernel, read, write
+from fastsoftmax._kernels.jit import Kernel, piece, read, write
 
 
 def doubled(x: Any, out: Any) -> None:
@@ -36,7 +36,7 @@ def compilations(times: int = 1) -> int:
     with event.install_recorder("numba:compile") as recorder:
         for _ in range(times):
             out = np.empty_like(X)
-            Kernel("doubled", doubled, (read(1), write(1))).compiled("float64", False, False)(X, out)
+            Kernel("doubled", doubled, (read(1), write(1))).compiled("float64")(X, out)
             np.testing.assert_array_equal(out, 2 * X)
     return int(len(recorder.buffer) > 0)
 
@@ -306,6 +306,34 @@ def test_nine_processes_with_different_dtypes_on_a_cold_cache(tmp_path: Path) ->
     at_once(tmp_path / "cache", ["float32,float64", "float64,float16", "float16,float32"] * 3)
     names = [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
     assert len(names) == 3
+
+
+def scaled_by(factor: float) -> Callable[..., None]:
+    """A kernel whose part has the name of the parts of its like."""
+
+    @piece
+    def part(x: Any, out: Any) -> None:
+        for i in range(x.shape[0]):
+            out[i] = factor * x[i]
+
+    def whole(x: Any, out: Any) -> None:
+        part(x, out)
+
+    return whole
+
+
+def test_kernels_share_no_code() -> None:
+    """One may come from the cache and the other not, with parts that two processes gave one name."""
+    names = []
+    for number in (2, 3):
+        kernel = Kernel(f"by_{number}", scaled_by(number), (read(1), write(1)))
+        out = np.empty_like(X)
+        kernel.compiled("float64")(X, out)
+        np.testing.assert_array_equal(out, number * X)
+        (compiled,) = kernel.dispatcher.overloads.values()
+        seen = [function for function in compiled.library.get_defined_functions() if function.linkage.name != "internal"]
+        names += [function.name.partition(f"by_{number}")[1] for function in seen]
+    assert set(names) == {"by_2", "by_3"}, "code that others can take for theirs"
 
 
 def test_no_warnings_of_its_own(folder: Path) -> None:

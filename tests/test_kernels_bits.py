@@ -41,9 +41,9 @@ def logits(shape: tuple[int, int], dtype: str) -> Any:
 
 def run(kernel: Any, dtype: str, *arguments: Any, tasks: int, extra: Any) -> None:
     """The tasks one by one, last first."""
-    code = kernel.compiled(dtype, extra is not None, False)
+    code = kernel.compiled(dtype, extra is not None)
     for task in reversed(range(tasks)):
-        code(*arguments, task, task + 1, tasks, extra)
+        code((*arguments, extra), task, task + 1, tasks, 0)
 
 
 def distances(shape: tuple[int, int]) -> tuple[int, ...]:

@@ -78,25 +78,25 @@ class Problem:
             x, shape = np.ascontiguousarray(self.x.T)[None], (1, 1, n)
         extra = self.extra(shape)
         out = np.full_like(x, 7) if operation == GRADIENT else extra[0]
-        code = KERNELS[operation][layout].compiled(dtype, self.scale is not None, False)
+        code = KERNELS[operation][layout].compiled(dtype, self.scale is not None)
         for task in reversed(range(tasks)):
-            code(x, out, task, task + 1, tasks, extra)
+            code((x, out, extra), task, task + 1, tasks, 0)
         return self.results(out if operation == GRADIENT else None, extra)
 
     def run_split(self, operation: str, tasks: int) -> tuple[Array, ...]:
         dtype, n = self.x.dtype.name, len(self.x)
         scaled, extra = self.scale is not None, self.extra((n, 1))
         states = np.full((n, -(-self.x.shape[1] // BLOCK), 7), 7.0)
-        code = BLOCK_STATES[operation].compiled(dtype, scaled, False)
+        code = BLOCK_STATES[operation].compiled(dtype, scaled)
         for task in reversed(range(tasks)):
-            code(self.x, self.x, states, task, task + 1, tasks, self.scale)
-        ROWS_OF_BLOCKS.compiled(dtype, scaled, False)(self.x, states, 0, 1, 1, extra)
+            code((self.x, self.x, states, self.scale), task, task + 1, tasks, 0)
+        ROWS_OF_BLOCKS.compiled(dtype, scaled)((self.x, states, extra), 0, 1, 1, 0)
         out = None
         if operation == GRADIENT:
             out = np.full_like(self.x, 7)
-            code = KERNELS[operation]["split"].compiled(dtype, scaled, False)
+            code = KERNELS[operation]["split"].compiled(dtype, scaled)
             for task in reversed(range(tasks)):
-                code(self.x, out, states, task, task + 1, tasks, extra)
+                code((self.x, out, states, extra), task, task + 1, tasks, 0)
         return self.results(out, extra)
 
     def results(self, out: Array | None, extra: tuple[Any, ...]) -> tuple[Array, ...]:
@@ -159,7 +159,7 @@ def test_in_place(dtype: str, scale: Any, layout: str) -> None:
         np.ascontiguousarray(problem.x.T)[None] if layout == "columns" else problem.x.copy(),
         problem.extra(shape),
     )
-    KERNELS[GRADIENT][layout].compiled(dtype, scale is not None, False)(x, x, 0, 1, 1, extra)
+    KERNELS[GRADIENT][layout].compiled(dtype, scale is not None)((x, x, extra), 0, 1, 1, 0)
     assert_equal(problem.results(x, extra), expected)
 
 

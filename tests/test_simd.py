@@ -158,10 +158,9 @@ def test_code_has_vectors_and_no_libm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSOFTMAX_CACHE_DIR", "/dev/null/no such folder")
     features = numba.config.CPU_FEATURES or ""
     for layout in ("rows", "narrow", "columns"):
-        dispatcher = KERNELS["log_softmax"][layout].dispatcher(parallel=False)
-        kinds = [a.numba_type(DTYPES["float32"], False) for a in KERNELS["log_softmax"][layout]._arguments]
-        fresh = numba.njit(error_model="numpy", nogil=True)(dispatcher.py_func)
-        fresh.compile(tuple(kinds))
+        kernel = KERNELS["log_softmax"][layout]
+        fresh = numba.njit(error_model="numpy", nogil=True)(kernel.dispatcher.py_func)
+        fresh.compile(kernel.kinds("float32", False))
         (assembly,) = fresh.inspect_asm().values()
         # Calls go by the address of a symbol: `movabsq $symbol, %reg`.
         symbols = set(re.findall(r"\$(\w+), %r", assembly)) | set(re.findall(r"call\w*\s+(\w+)", assembly))

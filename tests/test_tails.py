@@ -59,7 +59,7 @@ def test_first_lanes(masks: bool, dtype: np.dtype[Any], times: int, monkeypatch:
 @pytest.mark.parametrize("how", ["side by side", "apart", "far apart", "backwards", "one row"])
 def test_rows_as_columns(dtype: np.dtype[Any], how: str) -> None:
     """Groups of every number of rows, however they lie, and nothing written beside them."""
-    kernel = KERNELS["softmax"]["narrow"].compiled(dtype.name, False, False)
+    kernel = KERNELS["softmax"]["narrow"].compiled(dtype.name)
     most = LANES[dtype.name]
     for classes, rows in [
         *((5, rows) for rows in range(1, 36)),
@@ -98,11 +98,11 @@ AS_IF = """
     for rows in (1, 15, 16, 17, 32, 33, 60):
         x = rng.normal(0, 4, (rows, 11)).astype(np.float32)
         wide = np.full((rows + 1, 11), 7, np.float32)
-        KERNELS["softmax"]["narrow"].compiled("float32", False, False)(x, wide[:-1], 0, 1, 1, None)
+        KERNELS["softmax"]["narrow"].compiled("float32")((x, wide[:-1], None), 0, 1, 1, 0)
         total.update(wide.tobytes())
         deep = np.ascontiguousarray(x.T)[None]
         tall = np.full((1, 12, rows), 7, np.float32)
-        KERNELS["softmax"]["columns"].compiled("float32", False, False)(deep, tall[:, :-1], 0, 1, 1, None)
+        KERNELS["softmax"]["columns"].compiled("float32")((deep, tall[:, :-1], None), 0, 1, 1, 0)
         total.update(np.ascontiguousarray(tall[0].T).tobytes())
         same = np.array_equal(wide[:-1], tall[0, :-1].T)
         print(same and (wide[-1] == 7).all() and (tall[:, -1] == 7).all())

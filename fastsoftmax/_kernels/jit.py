@@ -12,14 +12,15 @@ from numba.extending import overload
 
 from .cache import KernelCache, compiling
 from .interrupts import uninterrupted
+from .launch import address_of, in_parallel, launch
+from .pipeline import KernelCompiler, PartCompiler
 from .simd import bfloat16, float16
 
 # No fast-math flag: the order of each sum is ours. `error_model="numpy"`: a division by zero gives inf or
 # nan like any vector instruction, and a kernel never raises.
 FLAGS = {"nopython": True, "nogil": True, "error_model": "numpy", "boundscheck": False}
-# Parts of kernels are called by compiled code alone. Numba would make two more functions of each, for calls from Python
-# and from C, and optimise them: a third of the time that a kernel takes to compile.
-PART = {**FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# Parts of kernels are called by compiled code alone: they need no functions for calls from Python and from C.
+PART = {**FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -67,7 +68,6 @@ class Argument(NamedTuple):
         if self.kind == "loss":
             rows = types.Array(types.float64, self.ndim, "A")
             weights = types.Array(types.float64, 1, "A", readonly=True)
-            # One tuple, for a parallel loop takes none within another.
             return types.Tuple((rows, rows, weights, *[types.float64] * (10 if scaled else 6)))
         return types.Array(self.dtype or dtype, self.ndim, "A", readonly=self.kind == "read")
 
@@ -101,7 +101,7 @@ DTYPES: dict[str, types.Type] = {
 
 
 class Kernel:
-    """A loop over rows or tiles, written once and compiled serial and parallel, for each dtype when first asked for.
+    """A function of arrays, compiled for each dtype when first asked for.
 
     Callers go to the compiled code directly: Numba's dispatcher would look at the type of every argument on
     every call and compile again for another layout. What it would check is the plan's business.
@@ -111,33 +111,73 @@ class Kernel:
         self.name = name
         self._function = function
         self._arguments = arguments
-        self._dispatchers: dict[bool, Any] = {}
-        self._compiled: dict[tuple[str, bool, bool], Callable[..., Any]] = {}
+        self._compiled: dict[tuple[str, bool], Callable[..., Any]] = {}
 
-    def compiled(self, dtype: str, scaled: bool, parallel: bool) -> Callable[..., Any]:
+    def compiled(self, dtype: str, scaled: bool = False) -> Callable[..., Any]:
         """The machine code for arrays of `dtype`, compiled or read from the cache if need be."""
-        key = (dtype, scaled, parallel)
+        key = (dtype, scaled)
         code = self._compiled.get(key)
         if code is None:
             code = self._compiled[key] = uninterrupted(lambda: self._compile(*key))
         return code
 
-    def _compile(self, dtype: str, scaled: bool, parallel: bool) -> Callable[..., Any]:
-        dispatcher = self.dispatcher(parallel)
-        kinds = tuple(argument.numba_type(DTYPES[dtype], scaled) for argument in self._arguments)
-        with compiling(dispatcher._cache.file(kinds, dispatcher.targetctx.codegen())):
-            code: Callable[..., Any] = dispatcher.compile(kinds)
+    def _compile(self, dtype: str, scaled: bool) -> Callable[..., Any]:
+        kinds = self.kinds(dtype, scaled)
+        with compiling(self.dispatcher._cache.file(kinds, self.dispatcher.targetctx.codegen())):
+            code: Callable[..., Any] = self.dispatcher.compile(kinds)
         return code
 
-    def dispatcher(self, parallel: bool) -> Any:
+    def kinds(self, dtype: str, scaled: bool) -> tuple[types.Type, ...]:
+        """The Numba types of the arguments."""
+        return tuple(argument.numba_type(DTYPES[dtype], scaled) for argument in self._arguments)
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
         """The Numba dispatcher, for those who want to look inside."""
-        if parallel not in self._dispatchers:
-            dispatcher = numba.jit(**FLAGS, no_cfunc_wrapper=True, parallel=parallel)(self._function)
-            dispatcher._cache = KernelCache(f"{self.name}-{'parallel' if parallel else 'serial'}")
-            self._dispatchers[parallel] = dispatcher
-        return self._dispatchers[parallel]
+        return _dispatcher(self.name, self._function, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)
 
     @property
     def signatures(self) -> int:
         """How many signatures are compiled or loaded."""
         return len(self._compiled)
+
+
+class Loop(Kernel):
+    """A loop over rows or tiles, ``function(first, last, tasks, *arguments)``, whose work is shared among tasks.
+
+    Its compiled code is called with ``(arguments, first, last, tasks, launcher)`` and does the tasks from `first` to
+    `last`: one after the other on the calling thread if `launcher` is 0, else on several (see `launcher`). Which thread
+    does what never changes a result.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
+        work = piece(function)
+
+        def loop(arguments, first, last, tasks, launcher):
+            if launcher == 0:
+                work(first, last, tasks, *arguments)
+            elif launch(launcher, work, arguments, first, last, tasks):
+                raise MemoryError("no memory for what a task works in")
+
+        super().__init__(name, loop, arguments)
+
+    def kinds(self, dtype: str, scaled: bool) -> tuple[types.Type, ...]:
+        """The Numba types of the arguments."""
+        return types.Tuple(super().kinds(dtype, scaled)), *[types.int64] * 4
+
+
+def _dispatcher(name: str, function: Callable[..., Any], **flags: Any) -> Any:
+    # Machine code goes by this name, and comes from the cache: no two kernels may have one.
+    function.__qualname__ = name
+    dispatcher = numba.jit(**FLAGS, **flags)(function)
+    dispatcher._cache = KernelCache(name)
+    return dispatcher
+
+
+_launcher = _dispatcher("launcher", in_parallel, parallel=True)
+
+
+@functools.cache
+def launcher() -> int:
+    """What makes a `Loop` run its tasks on Numba's threads, which must be running."""
+    return uninterrupted(lambda: address_of(_launcher))

@@ -1,15 +1,12 @@
 """The loops over an array, one for each layout, and the kernels: each loop with each operation's work.
 
-A loop shares its units among `tasks` and does those from `first` to `last`. They are the iterations of a
-`prange`: one thread runs them when compiled serial, several when compiled parallel. Which thread does what
-never changes a result.
+A loop shares its units among `tasks` and does those from `first` to `last` (see `jit.Loop`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from numba import prange
 from numba.core import types
 
 from . import (
@@ -27,7 +24,7 @@ from . import (
     tiles,
     weighted,
 )
-from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, by_type, loss, read, write
+from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, Loop, by_type, loss, read, write
 from .lengths import BATCH_VECTORS, BLOCK
 from .memory import few_rows, from_row, lanes_of, scratch, view, with_classes
 from .shuffles import abreast
@@ -50,9 +47,9 @@ from .transposed import ask_for_rows, load_columns, no_columns, store_columns
 def over_rows(work):
     """``work(x, out, start, stop, extra)`` for runs of rows of ``x[row, class]``."""
 
-    def loop(x, out, first, last, tasks, extra):
+    def loop(first, last, tasks, x, out, extra):
         n = x.shape[0]
-        for task in prange(first, last):
+        for task in range(first, last):
             start, stop = n * task // tasks, n * (task + 1) // tasks
             work(view(x), view(out), start, stop, view(extra))
 
@@ -76,13 +73,13 @@ def over_columns(work, write=store_tile):
     an array of the same shape, it has a tile too, and `work` finds in it what it finds in x.
     """
 
-    def loop(x, out, first, last, tasks, extra):
+    def loop(first, last, tasks, x, out, extra):
         w, inner, n = width(in_registers(lanes_of(view(x)))), x.shape[2], x.shape[1]
         tiled = tile_columns(n, inner, w) if worth_tiles(x, out, view(extra)) else 0
         step = max(tiled, w)
         across = (inner + step - 1) // step
         units = x.shape[0] * across
-        for task in prange(first, last):
+        for task in range(first, last):
             logits, results, more = view(x), view(out), view(extra)
             like = in_registers(lanes_of(logits))
             sums = scratch(wide(like), 16)
@@ -120,10 +117,10 @@ AHEAD = 128
 def over_narrow(work, write=store_columns):
     """The work on columns for rows of at most L classes, a vector or two of rows at once: through a transposed tile."""
 
-    def loop(x, out, first, last, tasks, extra):
+    def loop(first, last, tasks, x, out, extra):
         w, n = width(in_registers(lanes_of(view(x)))), x.shape[0]
         groups = (n + w - 1) // w
-        for task in prange(first, last):
+        for task in range(first, last):
             rows, results, more = view(x), view(out), view(extra)
             one = lanes_of(rows)
             like = in_registers(one)
@@ -151,9 +148,9 @@ def over_batches(work):
     `x` and `out` begin with these rows, `row` is the first of them in `extra`.
     """
 
-    def loop(x, out, first, last, tasks, extra):
+    def loop(first, last, tasks, x, out, extra):
         n = x.shape[0]
-        for task in prange(first, last):
+        for task in range(first, last):
             logits, results, more = view(x), view(out), view(extra)
             like = lanes_of(logits)
             eight, many, w = doubles(0.0), wide(like), width(like)
@@ -175,17 +172,17 @@ def over_batches(work):
 def over_single_blocks(work):
     """``work(x, out, states, row, block, extra)`` for each block of each row."""
 
-    def loop(x, out, states, first, last, tasks, extra):
+    def loop(first, last, tasks, x, out, states, extra):
         blocks = states.shape[1]
         units = x.shape[0] * blocks
-        for task in prange(first, last):
+        for task in range(first, last):
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
                 work(view(x), view(out), states, unit // blocks, unit % blocks, view(extra))
 
     return loop
 
 
-def over_rows_of_blocks(x, states, first, last, tasks, extra):
+def over_rows_of_blocks(first, last, tasks, x, states, extra):
     """What is done between the launches of a loss: row by row, on one thread."""
     for row in range(x.shape[0]):
         loss_blocks.row_of_blocks(view(x), states, row, view(extra))
@@ -194,10 +191,10 @@ def over_rows_of_blocks(x, states, first, last, tasks, extra):
 def over_blocks(work):
     """``work(x, out, states, row, start, stop, extra)`` for runs of blocks of each row."""
 
-    def loop(x, out, states, first, last, tasks, extra):
+    def loop(first, last, tasks, x, out, states, extra):
         blocks, n = states.shape[1], x.shape[1]
         units = x.shape[0] * blocks
-        for task in prange(first, last):
+        for task in range(first, last):
             unit, stop = units * task // tasks, units * (task + 1) // tasks
             while unit < stop:
                 row, block = unit // blocks, unit % blocks
@@ -208,25 +205,21 @@ def over_blocks(work):
     return loop
 
 
-# first, last, tasks
-TASKS = (NUMBER, NUMBER, NUMBER)
-
-
 def _kernels(
     operation: str, extra: tuple[Argument, Argument], result: types.Type | None = None, **layouts: Any
-) -> dict[str, Kernel]:
+) -> dict[str, Loop]:
     """The kernels of an operation, by layout; `result` is what they write where it is not of the logits' type."""
     flat, deep = extra
-    made: dict[str, Kernel] = {}
+    made: dict[str, Loop] = {}
     arguments: tuple[Argument, ...]
     for layout, loop in layouts.items():
         if layout == "split":
-            arguments = (read(2), write(2, result), read(3, types.float64), *TASKS, flat)
+            arguments = (read(2), write(2, result), read(3, types.float64), flat)
         elif layout == "columns":
-            arguments = (read(3), write(3, result), *TASKS, deep)
+            arguments = (read(3), write(3, result), deep)
         else:
-            arguments = (read(2), write(2, result), *TASKS, flat)
-        made[layout] = Kernel(f"{operation}_{layout}", loop, arguments)
+            arguments = (read(2), write(2, result), flat)
+        made[layout] = Loop(f"{operation}_{layout}", loop, arguments)
     return made
 
 
@@ -247,7 +240,7 @@ SMALL_KERNELS = {
 }
 
 # operation -> layout -> kernel
-KERNELS: dict[str, dict[str, Kernel]] = {
+KERNELS: dict[str, dict[str, Loop]] = {
     "softmax": _kernels(
         "softmax",
         (SCALE, SCALE),
@@ -311,30 +304,30 @@ KERNELS: dict[str, dict[str, Kernel]] = {
     ),
 }
 # log|sum(b * exp(a))| and its sign, float64 alone.
-WEIGHTED = Kernel("weighted_rows", over_rows(weighted.weighted_rows), (read(2), write(2), *TASKS, read(2)))
+WEIGHTED = Loop("weighted_rows", over_rows(weighted.weighted_rows), (read(2), write(2), read(2)))
 
 # Rows of a block in float64: losses that are not linear in the probabilities or have distributions for targets.
 _ROWS, _PER_CLASS = write(2), read(1)
 SOFT_TARGETS = Kernel("soft_rows", soft_targets.soft_rows, (_ROWS, read(2), _ROWS, _ROWS, _PER_CLASS, TERMS, NUMBER))
 CAP = Kernel("cap_rows", soft_targets.cap_rows, (_ROWS, _ROWS, TERMS))
-READ_LABELS = Kernel(
+READ_LABELS = Loop(
     "read_labels",
     losses.read_labels,
-    (read(1, types.int64), write(2, types.float64), write(2, types.int64), *TASKS, LIMITS),
+    (read(1, types.int64), write(2, types.float64), write(2, types.int64), LIMITS),
 )
 SUM = Kernel("sum_numbers", soft_targets.sum_numbers, (read(2),))
 
 # operation -> first launch of the split layout, which finds the states
-_FIRST = (read(2), write(2), write(3, types.float64), *TASKS, SCALE)
+_FIRST = (read(2), write(2), write(3, types.float64), SCALE)
 
 
-def _block_sums(operation: str, work: Any) -> Kernel:
-    return Kernel(f"{operation}_sums", over_single_blocks(work), (*_FIRST[:-1], read(2)))
+def _block_sums(operation: str, work: Any) -> Loop:
+    return Loop(f"{operation}_sums", over_single_blocks(work), (*_FIRST[:-1], read(2)))
 
 
-_STATES = Kernel("block_states", over_single_blocks(split.state_of_block), _FIRST)
+_STATES = Loop("block_states", over_single_blocks(split.state_of_block), _FIRST)
 BLOCK_STATES = {
-    "softmax": Kernel("softmax_states", over_single_blocks(split.state_and_terms), _FIRST),
+    "softmax": Loop("softmax_states", over_single_blocks(split.state_and_terms), _FIRST),
     "log_softmax": _STATES,
     "logsumexp": _STATES,
     "cross_entropy": _STATES,
@@ -343,4 +336,4 @@ BLOCK_STATES = {
     "log_softmax_backward": _block_sums("log_softmax_backward", backward.log_softmax_backward_rows.sum_of_block),
 }
 # Between the launches of the losses.
-ROWS_OF_BLOCKS = Kernel("rows_of_blocks", over_rows_of_blocks, (read(2), write(3, types.float64), *TASKS, loss(2)))
+ROWS_OF_BLOCKS = Loop("rows_of_blocks", over_rows_of_blocks, (read(2), write(3, types.float64), loss(2)))

@@ -23,7 +23,6 @@ What kernels take besides logits (`extra`) is a tuple, ``(table, more, weights, 
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from .in_step import in_step, kept_in_place, kept_nowhere, the_maximum, worth_pipelining
 from .jit import by_type, inlined, piece
@@ -39,13 +38,13 @@ from .visits import no_result, row_top, scalar, three_visits, write_nothing
 from .writes import Terms, along, normal, probability_in_place, spread, terms_at, terms_kept_in, write_probabilities
 
 
-def read_labels(labels, table, found, first, last, tasks, limits):
+def read_labels(first, last, tasks, labels, table, found, limits):
     """Read each label once: to the table, or -1 for the ignored. `limits` is the number of classes and ignore_index.
 
     ``found[task]`` becomes the row of the first bad one, or -1, that label, and how many rows count.
     """
     n = labels.shape[0]
-    for task in prange(first, last):
+    for task in range(first, last):
         start, stop = n * task // tasks, n * (task + 1) // tasks
         found[task, 0], found[task, 1], found[task, 2] = labels_read(labels, table, start, stop, limits)
 

@@ -1,0 +1,92 @@
+"""Tasks on several threads: one parallel loop that calls the compiled code of any kernel.
+
+Numba compiles what stands in a `prange` several times over. Here that is one call, of a function by its address with
+the address of what it works on, so that no kernel is compiled more than once and an error in a task is not lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import prange
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+_I32, _I64, _POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
+_TASK = ir.FunctionType(ir.VoidType(), [_POINTER, _I64])
+_LAUNCHER = ir.FunctionType(ir.VoidType(), [_I64] * 4)
+
+
+@intrinsic
+def _call(typingctx: Any, function: Any, block: Any, task: Any) -> Any:
+    """``function(block, task)``, both addresses."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = builder.inttoptr(args[0], _TASK.as_pointer())
+        builder.call(code, [builder.inttoptr(args[1], _POINTER), args[2]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+def in_parallel(function: int, block: int, first: int, last: int) -> None:
+    """The tasks from `first` to `last`, by Numba's threads."""
+    for task in prange(first, last):
+        _call(function, block, task)
+
+
+def address_of(dispatcher: numba.core.dispatcher.Dispatcher) -> int:
+    """Where compiled code finds `in_parallel`, compiled for its one signature if need be."""
+    kinds = (types.int64,) * 4
+    dispatcher.compile(kinds)
+    code = dispatcher.overloads[kinds]
+    address: int = code.library.get_pointer_to_function(code.fndesc.llvm_cfunc_wrapper_name)
+    return address
+
+
+@intrinsic
+def launch(typingctx: Any, launcher: Any, work: Any, arguments: Any, first: Any, last: Any, tasks: Any) -> Any:
+    """``work(task, task + 1, tasks, *arguments)`` for the tasks from `first` to `last`; whether one had an error.
+
+    `launcher` is the address of `in_parallel`.
+    """
+    number = types.int64
+    call = work.get_call_type(typingctx, (number, number, number, *arguments.types), {})
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        where, _, values, start, stop, count = args
+        compiled = work.dispatcher.get_compile_result(call)
+        context.active_code_library.add_linking_library(compiled.library)
+        block = cgutils.alloca_once(builder, ir.LiteralStructType([values.type, _I64, _I32]))
+        for place, value in enumerate((values, count, _I32(0))):
+            builder.store(value, _field(builder, block, place))
+        task = _task(context, builder.module, compiled.fndesc, block.type, arguments)
+        code = builder.inttoptr(where, _LAUNCHER.as_pointer())
+        builder.call(code, [builder.ptrtoint(task, _I64), builder.ptrtoint(block, _I64), start, stop])
+        return builder.icmp_signed("!=", builder.load(_field(builder, block, 2)), _I32(0))
+
+    return types.boolean(number, work, arguments, number, number, number), codegen
+
+
+def _field(builder: Any, block: Any, place: int) -> Any:
+    return builder.gep(block, [_I32(0), _I32(place)], inbounds=True)
+
+
+def _task(context: Any, module: Any, work: Any, block_type: Any, arguments: Any) -> Any:
+    """The function for one task of `work`, whose arguments and number of tasks, and place for errors, are a block."""
+    function = ir.Function(module, _TASK, module.get_unique_name("task"))
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block())
+    block, task = builder.bitcast(function.args[0], block_type), function.args[1]
+    values = cgutils.unpack_tuple(builder, builder.load(_field(builder, block, 0)), len(arguments.types))
+    count = builder.load(_field(builder, block, 1))
+    code = context.declare_function(module, work)
+    status, _ = context.call_conv.call_function(
+        builder, code, work.restype, work.argtypes, [task, builder.add(task, _I64(1)), count, *values]
+    )
+    with builder.if_then(status.is_error, likely=False):
+        builder.store(_I32(1), _field(builder, block, 2))  # several may: they write the same
+    builder.ret_void()
+    return function
