@@ -331,9 +331,9 @@ def test_kernels_share_no_code() -> None:
         kernel.compiled("float64")(X, out)
         np.testing.assert_array_equal(out, number * X)
         (compiled,) = kernel.dispatcher.overloads.values()
-        for function in compiled.library.get_defined_functions():
-            if function.linkage.name != "internal":
-                names.append(function.name.partition(f"by_{number}")[1])
+        functions = compiled.library.get_defined_functions()
+        seen = [function.name for function in functions if function.linkage.name != "internal"]
+        names += [name.partition(f"by_{number}")[1] for name in seen]
     assert set(names) == {"by_2", "by_3"}, "code that others can take for theirs"
 
 
