@@ -322,7 +322,7 @@ def scaled_by(factor: float) -> Callable[..., None]:
     return whole
 
 
-def test_kernels_share_no_code() -> None:
+def test_kernels_share_no_code(folder: Path) -> None:
     """One may come from the cache and the other not, with parts that two processes gave one name."""
     names = []
     for number in (2, 3):
