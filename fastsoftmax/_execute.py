@@ -221,9 +221,10 @@ def _launch(kernel: Loop, dtype: str, scaled: bool, tasks: int, *arguments: Any,
     if tasks > 1 and _team.prange_is_safe():
         size = min(get_num_threads(), numba_parallel.NUM_THREADS)
         if _team.can_start(size):
+            where = launcher()
             with _numba_threads(size) if size < numba_parallel.NUM_THREADS else _AS_IT_IS:
                 for first in range(0, total, tasks):
-                    code(arguments, first, first + tasks, total, launcher())
+                    code(arguments, first, first + tasks, total, where)
             return
     for first in range(0, total, tasks):
         if tasks == 1:

@@ -323,7 +323,7 @@ def scaled_by(factor: float) -> Callable[..., None]:
 
 
 def test_kernels_share_no_code(folder: Path) -> None:
-    """One may come from the cache and the other not, with parts that two processes gave one name."""
+    """One may come from the cache, with names from another process: others see its entry alone, under its own name."""
     names = []
     for number in (2, 3):
         kernel = Kernel(f"by_{number}", scaled_by(number), (read(1), write(1)))

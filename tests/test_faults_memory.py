@@ -80,6 +80,7 @@ def test_no_room_for_what_is_needed_meanwhile(layer: str) -> None:
         lambda: fastsoftmax.cross_entropy(x.reshape(-1, 4), many, reduction="none"),
     ]
     expected = [np.array(call()) for call in calls]
+    counts = [sys.getrefcount(array) for array in (x, long, deep, mask, *out)]
     seen = set()
     for extra in (0, 1 << 16, 1 << 18, 1 << 19, 1 << 20, 3 << 19, 1 << 21, 1 << 22, 1 << 24):
         for number, call in enumerate(calls):
@@ -90,6 +91,8 @@ def test_no_room_for_what_is_needed_meanwhile(layer: str) -> None:
             if not isinstance(result, MemoryError):
                 assert np.array_equal(result, expected[number]), (number, extra)
             assert np.array_equal(call(), expected[number]), (number, extra)
+    result = array = None  # the error knows the frames that it came through
+    assert counts == [sys.getrefcount(array) for array in (x, long, deep, mask, *out)]
     print(sorted(seen))
     """
     )

@@ -81,8 +81,8 @@ def test_rows_as_columns(dtype: np.dtype[Any], how: str) -> None:
             x[:] = logits
         expected = np.full_like(logits, 7)
         for row in range(rows):
-            kernel(np.ascontiguousarray(x[row : row + 1]), expected[row : row + 1], 0, 1, 1, None)
-        kernel(x, out, 0, 1, 1, None)
+            kernel((np.ascontiguousarray(x[row : row + 1]), expected[row : row + 1], None), 0, 1, 1, 0)
+        kernel((x, out, None), 0, 1, 1, 0)
         np.testing.assert_array_equal(out, expected)
         assert given.surroundings_untouched()
 

@@ -12,7 +12,7 @@ from numba.extending import overload
 
 from .cache import KernelCache, compiling
 from .interrupts import uninterrupted
-from .launch import address_of, in_parallel, launch
+from .launch import address_of, borrowed, in_parallel, launch
 from .pipeline import KernelCompiler, PartCompiler
 from .simd import bfloat16, float16
 
@@ -109,7 +109,8 @@ class Kernel:
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
         self.name = name
-        self._function = function
+        # For those who want to look inside.
+        self.dispatcher = _dispatcher(name, function, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)
         self._arguments = arguments
         self._compiled: dict[tuple[str, bool], Callable[..., Any]] = {}
 
@@ -131,11 +132,6 @@ class Kernel:
         """The Numba types of the arguments."""
         return tuple(argument.numba_type(DTYPES[dtype], scaled) for argument in self._arguments)
 
-    @functools.cached_property
-    def dispatcher(self) -> Any:
-        """The Numba dispatcher, for those who want to look inside."""
-        return _dispatcher(self.name, self._function, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)
-
     @property
     def signatures(self) -> int:
         """How many signatures are compiled or loaded."""
@@ -154,9 +150,10 @@ class Loop(Kernel):
         work = piece(function)
 
         def loop(arguments, first, last, tasks, launcher):
+            known = borrowed(arguments)
             if launcher == 0:
-                work(first, last, tasks, *arguments)
-            elif launch(launcher, work, arguments, first, last, tasks):
+                work(first, last, tasks, *known)
+            elif launch(launcher, work, known, first, last, tasks):
                 raise MemoryError("no memory for what a task works in")
 
         super().__init__(name, loop, arguments)

@@ -12,11 +12,12 @@ import numba
 from llvmlite import ir
 from numba import prange
 from numba.core import cgutils, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 _I32, _I64, _POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 _TASK = ir.FunctionType(ir.VoidType(), [_POINTER, _I64])
-_LAUNCHER = ir.FunctionType(ir.VoidType(), [_I64] * 4)
+_LAUNCHER = ir.FunctionType(_POINTER, [_I64] * 4)
 
 
 @intrinsic
@@ -40,17 +41,43 @@ def in_parallel(function: int, block: int, first: int, last: int) -> None:
 def address_of(dispatcher: numba.core.dispatcher.Dispatcher) -> int:
     """Where compiled code finds `in_parallel`, compiled for its one signature if need be."""
     kinds = (types.int64,) * 4
-    dispatcher.compile(kinds)
-    code = dispatcher.overloads[kinds]
-    address: int = code.library.get_pointer_to_function(code.fndesc.llvm_cfunc_wrapper_name)
+    with global_compiler_lock:  # which a fork waits for
+        dispatcher.compile(kinds)
+        code = dispatcher.overloads[kinds]
+        address: int = code.library.get_pointer_to_function(code.fndesc.llvm_cfunc_wrapper_name)
+    if not address:
+        raise RuntimeError("Numba has no function for calls from C of its own parallel loop")
     return address
+
+
+@intrinsic
+def borrowed(typingctx: Any, arguments: Any) -> Any:
+    """A tuple of arguments whose arrays count no references: the caller has them, and an error would leave one more."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _borrowed(context, builder, arguments, args[0])
+
+    return arguments(arguments), codegen
+
+
+def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        array.parent = cgutils.get_null_value(array.parent.type)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        values = cgutils.unpack_tuple(builder, value, len(kind))
+        items = [_borrowed(context, builder, *item) for item in zip(kind, values, strict=True)]
+        return context.make_tuple(builder, kind, items)
+    return value
 
 
 @intrinsic
 def launch(typingctx: Any, launcher: Any, work: Any, arguments: Any, first: Any, last: Any, tasks: Any) -> Any:
     """``work(task, task + 1, tasks, *arguments)`` for the tasks from `first` to `last`; whether one had an error.
 
-    `launcher` is the address of `in_parallel`.
+    The one error that a task can have is a MemoryError. `launcher` is the address of `in_parallel`.
     """
     number = types.int64
     call = work.get_call_type(typingctx, (number, number, number, *arguments.types), {})
