@@ -91,7 +91,9 @@ def test_no_room_for_what_is_needed_meanwhile(layer: str) -> None:
             if not isinstance(result, MemoryError):
                 assert np.array_equal(result, expected[number]), (number, extra)
             assert np.array_equal(call(), expected[number]), (number, extra)
-    result = array = None  # the error knows the frames that it came through
+    result = array = None  # the error knows the frames that it came through, and they know it
+    import gc
+    gc.collect()
     assert counts == [sys.getrefcount(array) for array in (x, long, deep, mask, *out)]
     print(sorted(seen))
     """
