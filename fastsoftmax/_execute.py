@@ -23,7 +23,7 @@ from numba.np.ufunc import parallel as numba_parallel
 
 from . import _machine
 from ._kernels.cache import folder
-from ._kernels.jit import Loop, launcher
+from ._kernels.jit import Loop, launcher_address
 from ._kernels.lengths import BLOCK
 from ._kernels.loops import (
     BLOCK_STATES,
@@ -221,10 +221,10 @@ def _launch(kernel: Loop, dtype: str, scaled: bool, tasks: int, *arguments: Any,
     if tasks > 1 and _team.prange_is_safe():
         size = min(get_num_threads(), numba_parallel.NUM_THREADS)
         if _team.can_start(size):
-            where = launcher()
+            launcher = launcher_address()
             with _numba_threads(size) if size < numba_parallel.NUM_THREADS else _AS_IT_IS:
                 for first in range(0, total, tasks):
-                    code(arguments, first, first + tasks, total, where)
+                    code(arguments, first, first + tasks, total, launcher)
             return
     for first in range(0, total, tasks):
         if tasks == 1:
@@ -351,7 +351,7 @@ def run_weighted(a: np.ndarray, out: np.ndarray, b: np.ndarray) -> None:
 def compile_all(dtypes: tuple[str, ...]) -> None:
     """Compile, or read from the cache, every kernel for these dtypes, and what shares their tasks among threads."""
     if _team.prange_is_safe():
-        launcher()
+        launcher_address()
     loops = [kernel for layouts in KERNELS.values() for kernel in layouts.values()]
     for dtype in dtypes:
         for kernel in (*SMALL_KERNELS.values(), *BLOCK_STATES.values(), *loops, ROWS_OF_BLOCKS):

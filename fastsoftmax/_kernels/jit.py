@@ -17,7 +17,7 @@ from .pipeline import KernelCompiler, PartCompiler
 from .simd import bfloat16, float16
 
 # No fast-math flag: the order of each sum is ours. `error_model="numpy"`: a division by zero gives inf or
-# nan like any vector instruction, and a kernel never raises.
+# nan like any vector instruction; the one error of a kernel is a MemoryError.
 FLAGS = {"nopython": True, "nogil": True, "error_model": "numpy", "boundscheck": False}
 # Parts of kernels are called by compiled code alone: they need no functions for calls from Python and from C.
 PART = {**FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
@@ -109,7 +109,7 @@ class Kernel:
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
         self.name = name
-        # For those who want to look inside.
+        # At once: made when first needed, two threads might make two, or a fork come in between.
         self.dispatcher = _dispatcher(name, function, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)
         self._arguments = arguments
         self._compiled: dict[tuple[str, bool], Callable[..., Any]] = {}
@@ -142,8 +142,8 @@ class Loop(Kernel):
     """A loop over rows or tiles, ``function(first, last, tasks, *arguments)``, whose work is shared among tasks.
 
     Its compiled code is called with ``(arguments, first, last, tasks, launcher)`` and does the tasks from `first` to
-    `last`: one after the other on the calling thread if `launcher` is 0, else on several (see `launcher`). Which thread
-    does what never changes a result.
+    `last`: one after the other on the calling thread if `launcher` is 0, else on several (`launcher_address`). Which
+    thread does what never changes a result.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
@@ -175,6 +175,6 @@ _launcher = _dispatcher("launcher", in_parallel, parallel=True)
 
 
 @functools.cache
-def launcher() -> int:
+def launcher_address() -> int:
     """What makes a `Loop` run its tasks on Numba's threads, which must be running."""
     return uninterrupted(lambda: address_of(_launcher))
