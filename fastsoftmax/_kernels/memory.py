@@ -166,6 +166,20 @@ def rows_in(typingctx, room):
 
 
 @intrinsic(prefer_literal=True)
+def anew(typingctx, array):
+    """The view once more: what is loaded from it is not what was loaded before and waits in a register."""
+    if not isinstance(array, ViewType):
+        return None
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        source.data = _call(builder, "llvm.launder.invariant.group.p0", source.data.type, [source.data])
+        return source._getvalue()
+
+    return array(array), codegen
+
+
+@intrinsic(prefer_literal=True)
 def from_row(typingctx, array, row):
     """The view of an array's rows from one on."""
     if not isinstance(array, ViewType) or not isinstance(row, types.Integer):

@@ -7,7 +7,7 @@ from numba.core import types
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
-from .simd import MaskType, VectorType, _of
+from .simd import MaskType, VectorType, _call, _of
 
 
 def _lanes(builder: ir.IRBuilder, v: ir.Value, lanes: list[int]) -> ir.Value:
@@ -17,13 +17,14 @@ def _lanes(builder: ir.IRBuilder, v: ir.Value, lanes: list[int]) -> ir.Value:
 
 @intrinsic(prefer_literal=True)
 def any_lane(typingctx, mask):
-    """Whether any lane of the mask is true."""
+    """Whether any lane of the mask is true, which the code is laid out not to expect."""
     if not isinstance(mask, MaskType):
         return None
 
     def codegen(context, builder, sig, args):
         whole = builder.bitcast(args[0], ir.IntType(mask.lanes))
-        return builder.icmp_unsigned("!=", whole, whole.type(0))
+        found = builder.icmp_unsigned("!=", whole, whole.type(0))
+        return _call(builder, "llvm.expect.i1", found.type, [found, found.type(0)])
 
     return types.boolean(mask), codegen
 
@@ -60,12 +61,12 @@ def abreast(typingctx, v, times):
 
 @intrinsic(prefer_literal=True)
 def repeated(typingctx, v, like):
-    """A vector as often abreast as `like` has room for it; None stays None."""
+    """A vector whose lanes are equal, as one of the lanes of `like`; None stays None."""
     if isinstance(v, types.NoneType):
         return v(v, like), lambda context, builder, sig, args: context.get_dummy_value()
     if not isinstance(v, VectorType) or not isinstance(like, VectorType):
         return None
-    lanes = list(range(v.lanes)) * (like.lanes // v.lanes)
+    lanes = [i % v.lanes for i in range(like.lanes)]
     return _of(v.element, like)(v, like), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
 
 
@@ -77,6 +78,15 @@ def part(typingctx, v, index, like):
     first = index.literal_value * like.lanes
     lanes = list(range(first, first + like.lanes))
     return like(v, index, like), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
+
+
+@intrinsic(prefer_literal=True)
+def half(typingctx, v):
+    """The first half of the lanes."""
+    if not isinstance(v, VectorType):
+        return None
+    lanes = list(range(v.lanes // 2))
+    return VectorType(v.element, len(lanes))(v), lambda context, builder, sig, args: _lanes(builder, args[0], lanes)
 
 
 @intrinsic(prefer_literal=True)

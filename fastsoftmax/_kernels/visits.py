@@ -12,10 +12,11 @@ import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
-from .memory import load, prefetch, store
+from .memory import anew, load, prefetch, store
 from .online import Frame, across, add, bigger, empty_sum, term
-from .shuffles import abreast, any_lane, lane, lanes_true, part, repeated, rotate
+from .shuffles import abreast, any_lane, half, lane, lanes_true, part, repeated, rotate, side_by_side
 from .simd import full, select, width
+from .target import has_avx512
 
 
 @inlined
@@ -159,12 +160,86 @@ def fours_of(like, v, top, e, peak):
     return fours, 0
 
 
+def fours_and(result: Any) -> Any:
+    """Add four vectors of terms to the sum, and write ``result(like, x, out, row, j, count, more)`` of another row.
+
+    Terms stay in `kept`, results go to `out`; either may be None. All that is loaded is loaded before anything is
+    stored: rows of whole pages are at one place of the first cache, and a load waits for any earlier store whose
+    address ends in the same twelve bits.
+    """
+
+    def all_abreast(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
+        results = result(abreast(like, 4), x, out, behind, j, count, more)
+        v, e = visit(abreast(like, 4), x, kept, row, j, count, shape, scale)
+        fours, equal = fours_of(like, v, top, e, shape.peak)
+        keep(out, (behind, j), results, count)
+        return add(total, fours), tops + equal
+
+    @inlined
+    def half_of_four(like, step, x, kept, out, top, row, behind, j, shape, scale, more):
+        p = result(like, x, out, behind, j, None, more)
+        q = result(like, x, out, behind, j + step, None, more)
+        r = result(like, x, out, behind, j + 2 * step, None, more)
+        s = result(like, x, out, behind, j + 3 * step, None, more)
+        four = side_by_side(
+            side_by_side(load(like, x, (row, j), None, 0.0), load(like, x, (row, j + step), None, 0.0)),
+            side_by_side(load(like, x, (row, j + 2 * step), None, 0.0), load(like, x, (row, j + 3 * step), None, 0.0)),
+        )
+        e = term(four, repeated_frame(shape, four), scale)
+        a, b, c, d = part(e, 0, like), part(e, 1, like), part(e, 2, like), part(e, 3, like)
+        fours, equal = (a + b) + (c + d), 0
+        if any_lane(fours >= repeated(shape.peak, like)):
+            fours, equal = fours_anew(like, step, anew(x), top, row, j, shape, scale)
+        keep(kept, (row, j), a, None)
+        keep(kept, (row, j + step), b, None)
+        keep(kept, (row, j + 2 * step), c, None)
+        keep(kept, (row, j + 3 * step), d, None)
+        keep(out, (behind, j), p, None)
+        keep(out, (behind, j + step), q, None)
+        keep(out, (behind, j + 2 * step), r, None)
+        keep(out, (behind, j + 3 * step), s, None)
+        return fours, equal
+
+    def by_halves(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
+        w, h = width(like), half(like)
+        lower, equal = half_of_four(h, w, x, kept, out, top, row, behind, j, shape, scale, more)
+        upper, too = half_of_four(h, w, x, kept, out, top, row, behind, j + w // 2, shape, scale, more)
+        return add(total, side_by_side(lower, upper)), tops + equal + too
+
+    @by_type
+    def fours(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
+        return all_abreast if has_avx512() or not isinstance(count, types.NoneType) else by_halves
+
+    return fours
+
+
 @inlined
-def visit4(like, x, out, top, row, j, count, shape, scale, total, tops):
-    """Four vectors of terms added to the sum."""
-    v, e = visit(abreast(like, 4), x, out, row, j, count, shape, scale)
-    fours, equal = fours_of(like, v, top, e, shape.peak)
-    return add(total, fours), tops + equal
+def term_of(like, x, row, j, shape, scale):
+    return term(load(like, x, (row, j), None, 0.0), repeated_frame(shape, like), scale)
+
+
+@inlined
+def others_at(like, x, top, row, j, shape, scale):
+    v, e = visit(like, x, None, row, j, None, shape, scale)
+    return others_of(v, top, e)
+
+
+@inlined
+def fours_anew(like, step, x, top, row, j, shape, scale):
+    """The sums of four vectors of terms without those of the maximum, and how many those are."""
+    a, first = others_at(like, x, top, row, j, shape, scale)
+    b, second = others_at(like, x, top, row, j + step, shape, scale)
+    c, third = others_at(like, x, top, row, j + 2 * step, shape, scale)
+    d, fourth = others_at(like, x, top, row, j + 3 * step, shape, scale)
+    return (a + b) + (c + d), (first + second) + (third + fourth)
+
+
+@inlined
+def no_result(like, x, out, row, j, count, more):
+    return None
+
+
+visit4 = fours_and(no_result)
 
 
 @inlined
@@ -183,7 +258,7 @@ def lane_sums(like, x, out, top, row, start, stop, shape, scale):
     j = start
     while j + 4 * w <= stop:
         ask_for(like, out, row, j, True)
-        total, tops = visit4(like, x, out, top, row, j, None, shape, scale, total, tops)
+        total, tops = visit4(like, x, out, None, top, row, row, j, None, shape, scale, None, total, tops)
         j += 4 * w
     return sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
 
@@ -209,7 +284,7 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     if left <= 0:
         return total, tops
     if left > 3 * w:
-        return visit4(like, x, out, top, row, j, left, shape, scale, total, tops)
+        return visit4(like, x, out, None, top, row, row, j, left, shape, scale, None, total, tops)
     if left > 2 * w:
         two, equal = visit2(like, x, out, top, row, j, None, shape, scale)
         third, too = visit1(like, x, out, top, row, j + 2 * w, left - 2 * w, shape, scale)
@@ -227,40 +302,30 @@ def three_visits(result: Any, write: Any) -> Any:
     """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `write` in step.
 
     `write` writes ``result(like, x, out, row, j, count, more)``. Terms stay in `kept`, results go to `out`; either may
-    be None. All that is loaded is loaded before anything is stored: rows of whole pages are at one place of the first
-    cache, and a load waits for any earlier store whose address ends in the same twelve bits.
+    be None.
     """
+    fours = fours_and(result)
 
     @inlined
     def visits(like, x, kept, out, top, row, ahead, behind, shape, scale, more):
         w, n = width(like), x.shape[1]
         total, tops = empty_sum(like), 0
         a = full(like, -np.inf)
-        b, c, d = a, a, a
         j = 0
         while j + 4 * w <= n:
             ask_for(like, x, ahead, j, False)
             ask_for(like, out, row, j, True)
-            a = bigger(load(like, x, (ahead, j), None, 0.0), a)
-            b = bigger(load(like, x, (ahead, j + w), None, 0.0), b)
-            c = bigger(load(like, x, (ahead, j + 2 * w), None, 0.0), c)
-            d = bigger(load(like, x, (ahead, j + 3 * w), None, 0.0), d)
-            results = result(abreast(like, 4), x, out, behind, j, None, more)
-            total, tops = visit4(like, x, kept, top, row, j, None, shape, scale, total, tops)
-            keep(out, (behind, j), results, None)
+            for k in range(4):
+                a = bigger(load(like, x, (ahead, j + k * w), None, 0.0), a)
+            total, tops = fours(like, x, kept, out, top, row, behind, j, None, shape, scale, more, total, tops)
             j += 4 * w
         total, tops = sum_tail(like, x, kept, top, row, j, n, shape, scale, total, tops)
         a = top_tail(like, x, ahead, j, n, a)
         write(like, x, out, behind, j, n, more)
         number, rest = across(like, total)
-        return number, rest, np.float64(tops), largest(bigger(bigger(a, b), bigger(c, d)))
+        return number, rest, np.float64(tops), largest(a)
 
     return visits
-
-
-@inlined
-def no_result(like, x, out, row, j, count, more):
-    return None
 
 
 @inlined
