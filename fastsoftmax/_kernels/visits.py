@@ -177,19 +177,19 @@ def fours_and(result: Any) -> Any:
 
     @inlined
     def half_of_four(like, step, x, kept, out, top, row, behind, j, shape, scale, more):
-        p = result(like, x, out, behind, j, None, more)
-        q = result(like, x, out, behind, j + step, None, more)
-        r = result(like, x, out, behind, j + 2 * step, None, more)
-        s = result(like, x, out, behind, j + 3 * step, None, more)
         four = side_by_side(
             side_by_side(load(like, x, (row, j), None, 0.0), load(like, x, (row, j + step), None, 0.0)),
             side_by_side(load(like, x, (row, j + 2 * step), None, 0.0), load(like, x, (row, j + 3 * step), None, 0.0)),
         )
-        e = term(four, repeated_frame(shape, four), scale)
+        e = term(four, repeated_frame(repeated_frame(shape, like), four), scale)
         a, b, c, d = part(e, 0, like), part(e, 1, like), part(e, 2, like), part(e, 3, like)
         fours, equal = (a + b) + (c + d), 0
         if any_lane(fours >= repeated(shape.peak, like)):
             fours, equal = fours_anew(like, step, anew(x), top, row, j, shape, scale)
+        p = result(like, x, out, behind, j, None, more)
+        q = result(like, x, out, behind, j + step, None, more)
+        r = result(like, x, out, behind, j + 2 * step, None, more)
+        s = result(like, x, out, behind, j + 3 * step, None, more)
         keep(kept, (row, j), a, None)
         keep(kept, (row, j + step), b, None)
         keep(kept, (row, j + 2 * step), c, None)
