@@ -21,8 +21,9 @@ from fastsoftmax._kernels.elementary import (
 )
 from fastsoftmax._kernels.jit import DTYPES, inlined
 from fastsoftmax._kernels.loops import KERNELS
-from fastsoftmax._kernels.memory import lanes_of, load, store, view
+from fastsoftmax._kernels.memory import load, store
 from fastsoftmax._kernels.simd import doubles
+from fastsoftmax._kernels.views import lanes_of, view
 
 
 def compiled(function: Any, *dtypes: str) -> Any:

@@ -16,8 +16,9 @@ from fastsoftmax._kernels import tails
 from fastsoftmax._kernels.jit import DTYPES
 from fastsoftmax._kernels.lengths import LANES
 from fastsoftmax._kernels.loops import KERNELS
-from fastsoftmax._kernels.memory import lanes_of, load, store, view
+from fastsoftmax._kernels.memory import load, store
 from fastsoftmax._kernels.shuffles import abreast
+from fastsoftmax._kernels.views import lanes_of, view
 
 ALL_DTYPES = pytest.mark.parametrize("dtype", FULL_DTYPES + HALF_DTYPES, ids=str)
 

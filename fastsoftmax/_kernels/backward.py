@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from .columns import column_fold, load_sum, store_sum
 from .jit import inlined, piece
 from .lengths import BLOCK, SHORT_ROW
-from .memory import lanes_of, load, store
+from .memory import load, store
 from .online import across, add, empty_sum, frame, join, term, whole
 from .shuffles import abreast, part
 from .simd import full, narrow, strands, width
 from .state import shrink_of
+from .views import lanes_of
 from .visits import ask_for, sum_of_four
 
 

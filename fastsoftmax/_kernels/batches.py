@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from .columns import column_factor, column_logs, column_state
 from .jit import by_type, inlined, piece
 from .lengths import BATCH_VECTORS
-from .memory import everywhere, load, put, rows_in, store
+from .memory import everywhere, load, put, store
 from .online import Frame, bigger, frame, join, left_out
 from .row_states import NEAR_ZERO, nan_of, refined
 from .rows import softmax_rows
 from .shuffles import any_lane, halves, lane, part, side_by_side, with_lane
 from .simd import doubles, full, is_single, narrow, select, width
 from .state import log_total
+from .views import rows_in
 from .visits import lane_sums, lane_tops, scalar
 from .writes import Terms, write_log_softmax, write_probabilities
 

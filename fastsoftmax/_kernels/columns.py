@@ -9,12 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import by_type, inlined, piece
-from .memory import load, store, terms_in
+from .memory import load, store
 from .online import add, bigger, empty_sum, frame, join, left_out, scaled, term
 from .row_states import NEAR_ZERO
 from .shuffles import any_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide
 from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus, with_tops
+from .views import terms_in
 from .visits import keep, without_top
 from .writes import log_probability, terms_kept_in
 

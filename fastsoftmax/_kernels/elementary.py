@@ -17,7 +17,7 @@ import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
-from .simd import bits, fma, from_bits, full, is_single, select
+from .simd import bits, fma, from_bits, full, is_single, polynomial, select
 
 
 class Exponential(NamedTuple):
@@ -87,27 +87,6 @@ def constants_of(kind: types.Type) -> Exponential:
     return SINGLE if is_single(kind) else DOUBLE
 
 
-def polynomial(coefficients: tuple[Any, ...]) -> Any:
-    """A compiled Horner scheme; the recursion is unrolled when it is compiled."""
-    first, rest = coefficients[0], coefficients[1:]
-    if not rest:
-        return inlined(lambda r: full(r, first))
-    inner = polynomial(rest)
-    return inlined(lambda r: fma(inner(r), r, first))
-
-
-def polynomial_in_square(coefficients: tuple[Any, ...]) -> Any:
-    """The same from r and r*r: a chain of half as many dependent operations, and no more of them."""
-    pair, rest = polynomial(coefficients[:2]), coefficients[2:]
-    if not rest:
-        return inlined(lambda r, square: pair(r))
-    inner = polynomial_in_square(rest)
-    return inlined(lambda r, square: fma(inner(r, square), square, pair(r)))
-
-
-CURVES = {c: polynomial_in_square(c.coefficients) for c in (SINGLE, DOUBLE)}
-
-
 @by_type
 def nearest_exponent(v):
     """``k = round(v / ln 2)``, and k as an integer that stands where an exponent does; for ``|v|`` below 2**21."""
@@ -142,16 +121,16 @@ def nearest_power(v, magic):
 def exp_near(v, tail, k):
     """``exp(v + tail) * 2**-k - 1`` for the `k` of `nearest_exponent`; `tail` is what `v` lost to rounding, or None."""
     c = constants_of(v)
-    ln2, ln2_rest, curve = -c.ln2, -c.ln2_rest, CURVES[c]
+    ln2, ln2_rest, curve = -c.ln2, -c.ln2_rest, c.coefficients
 
     def plain(v, tail, k):
         r = fma(k, ln2_rest, fma(k, ln2, v))
-        return fma(curve(r, r * r), r * r, r)
+        return fma(polynomial(r, r * r, curve), r * r, r)
 
     def tailed(v, tail, k):
         # The first product is exact and what is added to it small: r is rounded once.
         r = fma(k, ln2, v) + fma(k, ln2_rest, tail)
-        return fma(curve(r, r * r), r * r, r)
+        return fma(polynomial(r, r * r, curve), r * r, r)
 
     return plain if isinstance(tail, types.NoneType) else tailed
 
@@ -214,7 +193,7 @@ def log_parts(whole):
     z = s * s
     square = 0.5 * f * f
     k = from_bits(exponent + _MAGIC_BITS) - _MAGIC
-    return k, f, square, s, fma(_ATANH(z), z, square), exponent
+    return k, f, square, s, fma(polynomial(z, None, _ATANH), z, square), exponent
 
 
 @inlined
@@ -251,17 +230,15 @@ _MAGIC = DOUBLE.magic
 _MAGIC_BITS = 0x4338000000000000
 # ln 2 cut to 32 bits, so that its product with an exponent is exact.
 _LN2_SHORT, _LN2_SHORT_REST = 0.6931471803691238, 1.9082149292705877e-10
-_ATANH = polynomial(
-    tuple(
-        float.fromhex(c)
-        for c in (
-            "0x1.5555555555592p-1",
-            "0x1.999999997fd73p-2",
-            "0x1.24924941f52c3p-2",
-            "0x1.c71c5205e6a3bp-3",
-            "0x1.74663fa838138p-3",
-            "0x1.39a1a666c249fp-3",
-            "0x1.2f0639e939f1cp-3",
-        )
+_ATANH = tuple(
+    float.fromhex(c)
+    for c in (
+        "0x1.5555555555592p-1",
+        "0x1.999999997fd73p-2",
+        "0x1.24924941f52c3p-2",
+        "0x1.c71c5205e6a3bp-3",
+        "0x1.74663fa838138p-3",
+        "0x1.39a1a666c249fp-3",
+        "0x1.2f0639e939f1cp-3",
     )
 )

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from .jit import inlined
-from .memory import lanes_of
 from .online import frame, is_near, without_shift
+from .views import lanes_of
 from .visits import row_sum, row_top, three_visits
 from .writes import along
 

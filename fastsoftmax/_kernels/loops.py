@@ -26,7 +26,6 @@ from . import (
 )
 from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, Loop, by_type, loss, read, write
 from .lengths import BATCH_VECTORS, BLOCK
-from .memory import few_rows, from_row, lanes_of, scratch, view, with_classes
 from .shuffles import abreast
 from .simd import doubles, wide, width
 from .small import over_small, over_small_gradients, over_small_losses, to_out, to_table
@@ -42,6 +41,7 @@ from .tiles import (
     worth_tiles,
 )
 from .transposed import ask_for_rows, load_columns, no_columns, store_columns
+from .views import few_rows, from_row, lanes_of, scratch, view, with_classes
 
 
 def over_rows(work):

@@ -10,8 +10,9 @@ import numpy as np
 
 from .jit import piece
 from .losses import long_gradient, opened, settle, smoothing_sum, target_logit
-from .memory import lanes_of, number, view
+from .memory import number
 from .split import merged
+from .views import lanes_of, view
 
 
 @piece

@@ -28,12 +28,13 @@ from .in_step import in_step, kept_in_place, kept_nowhere, the_maximum, worth_pi
 from .jit import by_type, inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
 from .loss_numbers import row_numbers
-from .memory import lanes_of, load, number, put, scratch
+from .memory import load, number, put
 from .online import across, add_wide, empty_sum, frame, whole
 from .row_states import nan_of, over_terms, row_state, state_of_sums
 from .shuffles import repeated
 from .simd import HalfType, doubles, fma, full, narrow, select, wide, width
 from .state import factor_of_state, product
+from .views import lanes_of, scratch
 from .visits import no_result, row_top, scalar, three_visits, write_nothing
 from .writes import Terms, along, normal, probability_in_place, spread, terms_at, terms_kept_in, write_probabilities
 

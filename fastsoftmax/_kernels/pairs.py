@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from .columns import column_factor, column_logs, column_state
 from .jit import inlined, piece
-from .memory import lanes_of, load, prefetch, store
+from .memory import load, prefetch, store
 from .online import add, bigger, empty_sum, frame, join, swapped, term
 from .shuffles import abreast, any_lane, rotate
 from .simd import fma, full, select, strands, width
+from .views import lanes_of
 from .visits import without_top
 from .writes import log_probability
 

@@ -18,11 +18,12 @@ from .in_step import (
 )
 from .jit import by_type, inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
-from .memory import lanes_of, scratch, store
+from .memory import store
 from .online import frame, is_near, left_out, without_shift
 from .row_states import nan_of, over_terms, refined, row_state, state_of_sums
 from .simd import HalfType, doubles, full
 from .state import factor_of, log_others, log_total, with_tops
+from .views import lanes_of, scratch
 from .visits import no_result, row_sum, row_top, scalar, three_visits, write_nothing
 from .writes import (
     Terms,

@@ -7,8 +7,8 @@ import numpy as np
 from . import losses, soft_targets
 from .jit import inlined
 from .lengths import BATCHED, FEW_ROWS, SMALL
-from .memory import address, lanes_of, view
 from .simd import width
+from .views import address, lanes_of, view
 
 
 def over_small(work, operation, reduces=False):

@@ -16,11 +16,12 @@ import numpy as np
 from .elementary import exp_and_rest, exp_pair, log_pair
 from .jit import inlined, piece
 from .losses import weighed
-from .memory import load, number, put, store, view
+from .memory import load, number, put, store
 from .online import across, add, empty_sum, whole
 from .row_states import row_state
 from .simd import doubles, full, select, width
 from .state import log_others, log_total
+from .views import view
 
 
 @inlined

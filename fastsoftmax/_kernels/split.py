@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from .jit import by_type, inlined, piece
 from .lengths import BLOCK
-from .memory import lanes_of, store, view
+from .memory import store
 from .row_states import block_state, refined
 from .rows import write_long_row
 from .simd import full, is_single
 from .state import log_others, log_total, merge, plus
+from .views import lanes_of, view
 from .writes import spread, terms_kept_in, write_log_softmax
 
 

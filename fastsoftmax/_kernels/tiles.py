@@ -6,8 +6,9 @@ import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
-from .memory import ViewType, address, load, prefetch, store, view
+from .memory import load, prefetch, store
 from .simd import LINE, HalfType, is_single, strands, width
+from .views import ViewType, address, view
 
 # A tile of columns has up to so many numbers, a quarter of the second cache as float32, and so many columns: runs of
 # some lines are what memory likes. With few classes a narrow tile stays in the first cache (21 classes on one thread:

@@ -10,10 +10,11 @@ from numba.extending import intrinsic
 
 from .half import from_lanes, to_lanes
 from .jit import inlined
-from .memory import ViewType, _address, from_row, load, prefetch_at, store
+from .memory import _address, load, prefetch_at, store
 from .shuffles import _lanes
 from .simd import _I32, COMPUTED_IN, LINE, _llvm, width
 from .tails import first_lanes, load_first, store_first
+from .views import ViewType, from_row
 
 
 @inlined

@@ -12,11 +12,12 @@ import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
-from .memory import anew, load, prefetch, store
+from .memory import load, prefetch, store
 from .online import Frame, across, add, bigger, empty_sum, term
 from .shuffles import abreast, any_lane, half, lane, lanes_true, part, repeated, rotate, side_by_side
 from .simd import full, select, width
 from .target import has_avx512
+from .views import anew
 
 
 @inlined
@@ -166,6 +167,9 @@ def fours_and(result: Any) -> Any:
     Terms stay in `kept`, results go to `out`; either may be None. All that is loaded is loaded before anything is
     stored: rows of whole pages are at one place of the first cache, and a load waits for any earlier store whose
     address ends in the same twelve bits.
+
+    Without AVX-512 four vectors fill half of the registers, and what is made of them does not fit: of 85 stores a step,
+    69 were to the stack. So first halves of the four go before second halves. Each lane's sum is the same.
     """
 
     def all_abreast(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
@@ -177,27 +181,21 @@ def fours_and(result: Any) -> Any:
 
     @inlined
     def half_of_four(like, step, x, kept, out, top, row, behind, j, shape, scale, more):
-        four = side_by_side(
-            side_by_side(load(like, x, (row, j), None, 0.0), load(like, x, (row, j + step), None, 0.0)),
-            side_by_side(load(like, x, (row, j + 2 * step), None, 0.0), load(like, x, (row, j + 3 * step), None, 0.0)),
-        )
+        four = load_apart(like, x, row, j, step)
         e = term(four, repeated_frame(repeated_frame(shape, like), four), scale)
-        a, b, c, d = part(e, 0, like), part(e, 1, like), part(e, 2, like), part(e, 3, like)
-        fours, equal = (a + b) + (c + d), 0
+        fours, equal = sum_of_four(like, e), 0
         if any_lane(fours >= repeated(shape.peak, like)):
-            fours, equal = fours_anew(like, step, anew(x), top, row, j, shape, scale)
-        p = result(like, x, out, behind, j, None, more)
-        q = result(like, x, out, behind, j + step, None, more)
-        r = result(like, x, out, behind, j + 2 * step, None, more)
-        s = result(like, x, out, behind, j + 3 * step, None, more)
-        keep(kept, (row, j), a, None)
-        keep(kept, (row, j + step), b, None)
-        keep(kept, (row, j + 2 * step), c, None)
-        keep(kept, (row, j + 3 * step), d, None)
-        keep(out, (behind, j), p, None)
-        keep(out, (behind, j + step), q, None)
-        keep(out, (behind, j + 2 * step), r, None)
-        keep(out, (behind, j + 3 * step), s, None)
+            # Loaded once more, for what is kept until here has no register left for what almost never comes.
+            e_again, equal = others_of(load_apart(like, anew(x), row, j, step), top, e)
+            fours = sum_of_four(like, e_again)
+        results = (
+            result(like, x, out, behind, j, None, more),
+            result(like, x, out, behind, j + step, None, more),
+            result(like, x, out, behind, j + 2 * step, None, more),
+            result(like, x, out, behind, j + 3 * step, None, more),
+        )
+        keep_apart(kept, row, j, step, (part(e, 0, like), part(e, 1, like), part(e, 2, like), part(e, 3, like)))
+        keep_apart(out, behind, j, step, results)
         return fours, equal
 
     def by_halves(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
@@ -214,24 +212,20 @@ def fours_and(result: Any) -> Any:
 
 
 @inlined
-def term_of(like, x, row, j, shape, scale):
-    return term(load(like, x, (row, j), None, 0.0), repeated_frame(shape, like), scale)
+def load_apart(like, x, row, j, step):
+    """Four vectors of a row, `step` classes apart, as one."""
+    first = side_by_side(load(like, x, (row, j), None, 0.0), load(like, x, (row, j + step), None, 0.0))
+    last = side_by_side(load(like, x, (row, j + 2 * step), None, 0.0), load(like, x, (row, j + 3 * step), None, 0.0))
+    return side_by_side(first, last)
 
 
 @inlined
-def others_at(like, x, top, row, j, shape, scale):
-    v, e = visit(like, x, None, row, j, None, shape, scale)
-    return others_of(v, top, e)
-
-
-@inlined
-def fours_anew(like, step, x, top, row, j, shape, scale):
-    """The sums of four vectors of terms without those of the maximum, and how many those are."""
-    a, first = others_at(like, x, top, row, j, shape, scale)
-    b, second = others_at(like, x, top, row, j + step, shape, scale)
-    c, third = others_at(like, x, top, row, j + 2 * step, shape, scale)
-    d, fourth = others_at(like, x, top, row, j + 3 * step, shape, scale)
-    return (a + b) + (c + d), (first + second) + (third + fourth)
+def keep_apart(out, row, j, step, vectors):
+    """Store four vectors as far apart, unless these or `out` are None."""
+    keep(out, (row, j), vectors[0], None)
+    keep(out, (row, j + step), vectors[1], None)
+    keep(out, (row, j + 2 * step), vectors[2], None)
+    keep(out, (row, j + 3 * step), vectors[3], None)
 
 
 @inlined

@@ -34,27 +34,23 @@ def along(result: Any) -> Any:
     """Store ``result(like, x, out, row, j, count, more)`` for a run of classes: four vectors abreast, then the rest."""
 
     @inlined
-    def at(like, x, out, row, j, count, more):
-        store(out, (row, j), result(like, x, out, row, j, count, more), count)
-
-    @inlined
     def run(like, x, out, row, start, stop, more):
         w = width(like)
         j = start
         while j + 4 * w <= stop:
-            at(abreast(like, 4), x, out, row, j, None, more)
+            store(out, (row, j), result(abreast(like, 4), x, out, row, j, None, more), None)
             j += 4 * w
         if stop - j == 2 * w:
-            at(abreast(like, 2), x, out, row, j, None, more)
+            store(out, (row, j), result(abreast(like, 2), x, out, row, j, None, more), None)
         elif stop - j > 3 * w:
-            at(abreast(like, 4), x, out, row, j, stop - j, more)
+            store(out, (row, j), result(abreast(like, 4), x, out, row, j, stop - j, more), stop - j)
         elif stop - j > 2 * w:
-            at(abreast(like, 2), x, out, row, j, None, more)
-            at(like, x, out, row, j + 2 * w, stop - j - 2 * w, more)
+            store(out, (row, j), result(abreast(like, 2), x, out, row, j, None, more), None)
+            store(out, (row, j + 2 * w), result(like, x, out, row, j + 2 * w, stop - j - 2 * w, more), stop - j - 2 * w)
         elif stop - j > w:
-            at(abreast(like, 2), x, out, row, j, stop - j, more)
+            store(out, (row, j), result(abreast(like, 2), x, out, row, j, stop - j, more), stop - j)
         elif stop > j:
-            at(like, x, out, row, j, stop - j, more)
+            store(out, (row, j), result(like, x, out, row, j, stop - j, more), stop - j)
 
     return run
 

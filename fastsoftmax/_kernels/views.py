@@ -1,0 +1,241 @@
+"""Views: arrays as kernels see them, and room on the stack in their form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models, register_default
+from numba.core.typing.templates import signature
+from numba.extending import intrinsic, make_attribute_wrapper
+
+from .simd import COMPUTED_IN, VectorType, _call, _llvm, bfloat16, float16
+
+_STORED_AS = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    float16: ir.IntType(16),
+    bfloat16: ir.IntType(16),
+}
+
+
+class ViewType(types.Type):
+    """An array without its owner: where it begins, its shape and its strides.
+
+    Numba counts references to an array in every function that it is passed to; two atomic instructions a call
+    are more than a short row takes. Kernels therefore look at their arrays through views.
+    """
+
+    def __init__(self, dtype: types.Type, ndim: int) -> None:
+        self.dtype = dtype
+        self.ndim = ndim
+        super().__init__(name=f"view({dtype}, {ndim}d)")
+
+
+@register_default(ViewType)
+class _ViewModel(models.StructModel):
+    def __init__(self, dmm: Any, fe_type: ViewType) -> None:
+        axes = types.UniTuple(types.intp, fe_type.ndim)
+        members = [("data", types.voidptr), ("shape", axes), ("strides", axes)]
+        super().__init__(dmm, fe_type, members)
+
+
+make_attribute_wrapper(ViewType, "shape", "shape")
+make_attribute_wrapper(ViewType, "strides", "strides")
+
+
+@intrinsic(prefer_literal=True)
+def view(typingctx, array):
+    """The view of an array, which the caller keeps alive, or of each array of a tuple; anything else as it is."""
+    made = _viewed(array)
+    if made == array:
+        return array(array), lambda context, builder, sig, args: args[0]
+
+    def codegen(context, builder, sig, args):
+        if isinstance(array, types.Array):
+            return _view_of(context, builder, args[0], array)
+        parts = cgutils.unpack_tuple(builder, args[0], len(array))
+        looked_at = [
+            _view_of(context, builder, part, kind) if isinstance(kind, types.Array) else part
+            for part, kind in zip(parts, array, strict=True)
+        ]
+        return context.make_tuple(builder, made, looked_at)
+
+    return made(array), codegen
+
+
+def _viewed(kind: types.Type) -> types.Type:
+    """The type of the view of something of this type."""
+    if isinstance(kind, types.Array):
+        return ViewType(kind.dtype, kind.ndim)
+    if isinstance(kind, types.Tuple):
+        return types.Tuple([_viewed(part) for part in kind])
+    return kind
+
+
+def _view_of(context: Any, builder: ir.IRBuilder, array: ir.Value, kind: types.Array) -> ir.Value:
+    source = context.make_array(kind)(context, builder, array)
+    target = cgutils.create_struct_proxy(_viewed(kind))(context, builder)
+    target.data = builder.bitcast(source.data, target.data.type)
+    target.shape = source.shape
+    target.strides = source.strides
+    return target._getvalue()
+
+
+@intrinsic(prefer_literal=True)
+def address(typingctx, array):
+    """Where the first element of a view lies."""
+    if not isinstance(array, ViewType):
+        return None
+
+    def codegen(context, builder, sig, args):
+        made = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        return builder.ptrtoint(made.data, ir.IntType(64))
+
+    return types.int64(array), codegen
+
+
+@intrinsic(prefer_literal=True)
+def scratch(typingctx, like, rows):
+    """A view ``[0, row, lane]`` of a literal number of vectors like `like` on the stack of the calling loop."""
+    if not isinstance(like, VectorType) or not isinstance(rows, types.IntegerLiteral):
+        return None
+    made = ViewType(like.element, 3)
+    count = rows.literal_value
+
+    def codegen(context, builder, sig, args):
+        vector = _llvm(like)
+        size = {ir.FloatType(): 4, ir.DoubleType(): 8}[vector.element] * vector.count
+        place = cgutils.alloca_once(builder, vector, size=count)
+        word = ir.IntType(64)
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        target.data = builder.bitcast(place, target.data.type)
+        shape = [word(1), word(count), word(like.lanes)]
+        strides = [word(size * count), word(size), word(size // like.lanes)]
+        target.shape = cgutils.pack_array(builder, shape)
+        target.strides = cgutils.pack_array(builder, strides)
+        return target._getvalue()
+
+    return made(like, rows), codegen
+
+
+@intrinsic(prefer_literal=True)
+def few_rows(typingctx, array):
+    """A view ``[row, column]`` of 16 rows of 64 bytes on the stack of the calling loop, of an array's elements."""
+    if not isinstance(array, ViewType):
+        return None
+    made = ViewType(array.dtype, 2)
+
+    def codegen(context, builder, sig, args):
+        item = _item_bytes(array.dtype)
+        word = ir.IntType(64)
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        place = cgutils.alloca_once(builder, ir.VectorType(ir.IntType(8), 64), 16)
+        target.data = builder.bitcast(place, target.data.type)
+        target.shape = cgutils.pack_array(builder, [word(16), word(64 // item)])
+        target.strides = cgutils.pack_array(builder, [word(64), word(item)])
+        return target._getvalue()
+
+    return made(array), codegen
+
+
+@intrinsic(prefer_literal=True)
+def rows_in(typingctx, room):
+    """The view ``[row, lane]`` of scratch room ``[0, row, lane]``."""
+    if not isinstance(room, ViewType) or room.ndim != 3:
+        return None
+    made = ViewType(room.dtype, 2)
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(room)(context, builder, value=args[0])
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        target.data = source.data
+        target.shape = cgutils.pack_array(builder, cgutils.unpack_tuple(builder, source.shape)[1:])
+        target.strides = cgutils.pack_array(builder, cgutils.unpack_tuple(builder, source.strides)[1:])
+        return target._getvalue()
+
+    return made(room), codegen
+
+
+@intrinsic(prefer_literal=True)
+def anew(typingctx, array):
+    """The view once more: what is loaded from it is not what was loaded before and waits in a register."""
+    if not isinstance(array, ViewType):
+        return None
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        source.data = _call(builder, "llvm.launder.invariant.group.p0", source.data.type, [source.data])
+        return source._getvalue()
+
+    return array(array), codegen
+
+
+@intrinsic(prefer_literal=True)
+def from_row(typingctx, array, row):
+    """The view of an array's rows from one on."""
+    if not isinstance(array, ViewType) or not isinstance(row, types.Integer):
+        return None
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        step = builder.mul(args[1], cgutils.unpack_tuple(builder, source.strides)[0])
+        first = builder.add(builder.ptrtoint(source.data, ir.IntType(64)), step)
+        source.data = builder.inttoptr(first, source.data.type)
+        return source._getvalue()
+
+    return signature(array, array, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def terms_in(typingctx, like, sums):
+    """The scratch room of sums as room for sixteen vectors like `like`, which is never larger."""
+    if not isinstance(like, VectorType) or not isinstance(sums, ViewType):
+        return None
+    made = ViewType(like.element, 3)
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(sums)(context, builder, value=args[1])
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        target.data = source.data
+        target.shape = source.shape
+        word = ir.IntType(64)
+        item = like.element.bitwidth // 8
+        row = item * like.lanes
+        target.strides = cgutils.pack_array(builder, [word(16 * row), word(row), word(item)])
+        return target._getvalue()
+
+    return made(like, sums), codegen
+
+
+@intrinsic(prefer_literal=True)
+def with_classes(typingctx, array, classes):
+    """The view with only the first `classes` along its second axis."""
+    if not isinstance(array, ViewType):
+        return None
+
+    def codegen(context, builder, sig, args):
+        made = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        count = context.cast(builder, args[1], classes, types.intp)
+        made.shape = builder.insert_value(made.shape, count, 1)
+        return made._getvalue()
+
+    return array(array, classes), codegen
+
+
+def _item_bytes(dtype: types.Type) -> int:
+    return {ir.FloatType(): 4, ir.DoubleType(): 8}.get(_STORED_AS[dtype], 2)
+
+
+@intrinsic(prefer_literal=True)
+def lanes_of(typingctx, array):
+    """Zeros in the lanes that the elements of `array` are computed in."""
+    if not isinstance(array, ViewType) or array.dtype not in COMPUTED_IN:
+        return None
+    vector = COMPUTED_IN[array.dtype]
+
+    def codegen(context, builder, sig, args):
+        return ir.Constant(_llvm(vector), [0.0] * vector.lanes)
+
+    return signature(vector, array), codegen
