@@ -34,10 +34,10 @@ from .tiles import (
     heap,
     keep_alive,
     load_tile,
-    second_heap,
     second_tile,
     store_tile,
     tile_columns,
+    tiles_of,
     worth_tiles,
 )
 from .transposed import ask_for_rows, load_columns, no_columns, store_columns
@@ -84,10 +84,10 @@ def over_columns(work, write=store_tile):
             like = in_registers(lanes_of(logits))
             sums = scratch(wide(like), 16)
             classes = n if tiled else 1
-            room, result_room = heap(like, classes, tiled), heap(like, 1, tiled)
-            second_room = second_heap(like, more, classes, tiled)
-            tile = view(room)
-            result = tile if out.shape[1] == n else view(result_room)
+            # At once: of several allocations, what a failing one leaves would never be freed.
+            room = heap(like, classes * tiles_of(more) + 1, tiled)
+            tile, second_room = view(room[:, :classes]), view(room[:, classes:-1])
+            result = tile if out.shape[1] == n else view(room[:, -1:])
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
                 o, i = unit // across, unit % across * step
                 count = min(inner - i, step)
@@ -103,8 +103,6 @@ def over_columns(work, write=store_tile):
                 else:
                     work(like, logits, results, o, i, count, place, more, sums)
             keep_alive(room)
-            keep_alive(result_room)
-            keep_alive(second_room)
 
     return loop
 

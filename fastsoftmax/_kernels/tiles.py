@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba.core import types
 
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
@@ -64,24 +63,17 @@ def heap(like, rows, columns):
 
 
 @by_type
-def second_heap(like, more, rows, columns):
-    """The same for `more` if that is an array, else None."""
-    if isinstance(more, ViewType):
-        return lambda like, more, rows, columns: heap(like, rows, columns)
-    return lambda like, more, rows, columns: None
+def tiles_of(more):
+    """How many tiles there are: of x and, if that is an array, of `more`."""
+    count = 2 if isinstance(more, ViewType) else 1
+    return lambda more: count
 
 
-@by_type
+@inlined
 def keep_alive(array):
     """The use of an array that keeps it until here: a view keeps nothing alive."""
-    if isinstance(array, types.NoneType):
-        return lambda array: None
-
-    def use(array):
-        if array.size:
-            array[0, 0, 0] = 0.0
-
-    return use
+    if array.size:
+        array[0, 0, 0] = 0.0
 
 
 # Classes that memory is asked for in advance.
@@ -104,13 +96,12 @@ def load_tile(like, tile, x, o, i, count):
 
 
 @by_type
-def second_tile(like, room, more, o, i, count):
-    """A tile of `more` like that of x, or `more` itself if it has no room."""
-    if isinstance(room, types.NoneType):
-        return lambda like, room, more, o, i, count: more
+def second_tile(like, tile, more, o, i, count):
+    """The tile with that part of `more`, or `more` itself if it is no array."""
+    if not isinstance(more, ViewType):
+        return lambda like, tile, more, o, i, count: more
 
-    def copied(like, room, more, o, i, count):
-        tile = view(room)
+    def copied(like, tile, more, o, i, count):
         load_tile(like, tile, more, o, i, count)
         return tile
 
