@@ -73,6 +73,7 @@ def test_no_room_for_what_is_needed_meanwhile(layer: str) -> None:
         lambda: fastsoftmax.softmax(x, axis=0, out=out[0]),
         lambda: fastsoftmax.logsumexp(deep, axis=1),
         lambda: fastsoftmax.softmax(deep, axis=1, out=out[2]),
+        lambda: fastsoftmax.softmax_backward(deep, deep, axis=1, out=out[2]),
         lambda: fastsoftmax.softmax(x, axis=None, out=out[0]),
         lambda: fastsoftmax.softmax(long, axis=-1, out=out[1]),
         lambda: fastsoftmax.softmax(x, axis=-1, where=mask, out=out[0]),
@@ -80,7 +81,13 @@ def test_no_room_for_what_is_needed_meanwhile(layer: str) -> None:
         lambda: fastsoftmax.cross_entropy(x.reshape(-1, 4), many, reduction="none"),
     ]
     expected = [np.array(call()) for call in calls]
-    counts = [sys.getrefcount(array) for array in (x, long, deep, mask, *out)]
+    from numba.core.runtime import rtsys
+
+    def tiles_alive():
+        stats = rtsys.get_allocation_stats()
+        return stats.mi_alloc - stats.mi_free
+
+    counts, tiles = [sys.getrefcount(array) for array in (x, long, deep, mask, *out)], tiles_alive()
     seen = set()
     for extra in (0, 1 << 16, 1 << 18, 1 << 19, 1 << 20, 3 << 19, 1 << 21, 1 << 22, 1 << 24):
         for number, call in enumerate(calls):
@@ -95,10 +102,11 @@ def test_no_room_for_what_is_needed_meanwhile(layer: str) -> None:
     import gc
     gc.collect()
     assert counts == [sys.getrefcount(array) for array in (x, long, deep, mask, *out)]
+    assert tiles == tiles_alive()
     print(sorted(seen))
     """
     )
     # Freed memory goes back at once, and none is kept for threads: glibc would answer out of what is still mapped.
     glibc = {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-    changes = {"NUMBA_THREADING_LAYER": layer, **glibc}
+    changes = {"NUMBA_THREADING_LAYER": layer, "NUMBA_NRT_STATS": "1", **glibc}
     assert "MemoryError" in printed(code, **changes)

@@ -89,12 +89,12 @@ def test_rows_as_columns(dtype: np.dtype[Any], how: str) -> None:
 
 
 AS_IF = """
-    from fastsoftmax._kernels import loops, tails
+    from fastsoftmax._kernels import loops, tails, visits
     from fastsoftmax._kernels.loops import KERNELS
     import hashlib
 
     with_avx512 = sys.argv[1] == "True"
-    loops.has_avx512 = tails.has_avx512 = lambda: with_avx512
+    loops.has_avx512 = tails.has_avx512 = visits.has_avx512 = lambda: with_avx512
     total = hashlib.sha256()
     for rows in (1, 15, 16, 17, 32, 33, 60):
         x = rng.normal(0, 4, (rows, 11)).astype(np.float32)
@@ -107,12 +107,25 @@ AS_IF = """
         total.update(np.ascontiguousarray(tall[0].T).tobytes())
         same = np.array_equal(wide[:-1], tall[0, :-1].T)
         print(same and (wide[-1] == 7).all() and (tall[:, -1] == 7).all())
+    for operation, dtype in (("softmax", "float32"), ("softmax", "float64"), ("log_softmax", "float32")):
+        for classes in (64, 200, 1000):
+            x = rng.normal(0, 4, (9, classes)).astype(dtype)
+            x[1] = 3
+            x[3, ::5] = x[3].max()
+            x[5, classes // 2] = np.nan
+            x[6, ::2] = -np.inf
+            x[7] += 3e6
+            out = np.full_like(x, 7)
+            for given in (x, out):
+                KERNELS[operation]["rows"].compiled(dtype)((given, out, None), 0, 1, 1, 0)
+                total.update(out.tobytes())
+                out[:] = x
     print(total.hexdigest())
 """
 
 
 def test_as_if_with_avx512_and_without(tmp_path: Path) -> None:
-    """As many vectors at once as either has registers for, on whichever machine this is."""
+    """As many vectors at once as either has registers for, on whichever machine this is: the same bits."""
     hashes = []
     for name in ("True", "False"):
         # A cache of its own, for it does not know of the pretence.

@@ -84,7 +84,7 @@ def over_columns(work, write=store_tile):
             like = in_registers(lanes_of(logits))
             sums = scratch(wide(like), 16)
             classes = n if tiled else 1
-            # At once: of several allocations, what a failing one leaves would never be freed.
+            # One allocation: of several, those before one that fails would never be freed.
             room = heap(like, classes * tiles_of(more) + 1, tiled)
             tile, second_room = view(room[:, :classes]), view(room[:, classes:-1])
             result = tile if out.shape[1] == n else view(room[:, -1:])

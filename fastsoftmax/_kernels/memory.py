@@ -1,4 +1,4 @@
-"""Vectors from and to arrays; with `transposed`, what computes addresses and knows half types.
+"""Vectors from and to arrays; with `views` and `transposed`, what computes addresses and knows half types.
 
 ``load(x, (row, j))`` reads the lanes that begin at ``x[row, j]`` and follow each other along the last axis,
 whatever the strides of the other axes. Nothing is checked: kernels own their bounds. Elements need no
@@ -15,9 +15,9 @@ from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
 from .half import from_lanes, to_lanes
-from .simd import _I32, COMPUTED_IN, VectorType, _as_vector, _call, _splat
+from .simd import _I32, _STORED_AS, COMPUTED_IN, VectorType, _as_vector, _call, _splat
 from .tails import first_lanes, load_first, store_first
-from .views import _STORED_AS, ViewType, _item_bytes
+from .views import ViewType, _item_bytes
 
 
 @intrinsic(prefer_literal=True)

@@ -17,16 +17,27 @@ def _lanes(builder: ir.IRBuilder, v: ir.Value, lanes: list[int]) -> ir.Value:
 
 @intrinsic(prefer_literal=True)
 def any_lane(typingctx, mask):
-    """Whether any lane of the mask is true, which the code is laid out not to expect."""
+    """Whether any lane of the mask is true."""
     if not isinstance(mask, MaskType):
         return None
 
     def codegen(context, builder, sig, args):
         whole = builder.bitcast(args[0], ir.IntType(mask.lanes))
-        found = builder.icmp_unsigned("!=", whole, whole.type(0))
-        return _call(builder, "llvm.expect.i1", found.type, [found, found.type(0)])
+        return builder.icmp_unsigned("!=", whole, whole.type(0))
 
     return types.boolean(mask), codegen
+
+
+@intrinsic(prefer_literal=True)
+def rarely(typingctx, condition):
+    """A condition whose branch the code is laid out not to take."""
+    if not isinstance(condition, types.Boolean):
+        return None
+
+    def codegen(context, builder, sig, args):
+        return _call(builder, "llvm.expect.i1", args[0].type, [args[0], args[0].type(0)])
+
+    return types.boolean(condition), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -81,7 +92,7 @@ def part(typingctx, v, index, like):
 
 
 @intrinsic(prefer_literal=True)
-def half(typingctx, v):
+def first_half(typingctx, v):
     """The first half of the lanes."""
     if not isinstance(v, VectorType):
         return None

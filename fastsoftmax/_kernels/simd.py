@@ -73,6 +73,14 @@ COMPUTED_IN = {
 }
 
 
+_STORED_AS = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    float16: ir.IntType(16),
+    bfloat16: ir.IntType(16),
+}
+
+
 @register_default(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: VectorType) -> None:
@@ -197,14 +205,17 @@ def polynomial(typingctx, v, square, coefficients):
     """``sum(c * v**k)`` by Horner's scheme, on vectors or a float64.
 
     With ``square = v*v`` pairs of coefficients go at once: a chain of half as many dependent operations, and no more
-    of them. Without, it is None. (One intrinsic, for as many small functions take a tenth of the time to compile.)
+    of them. Without, it is None. (One intrinsic: a function for each coefficient took a tenth of the time to compile.)
     """
     of_pairs = not isinstance(square, types.NoneType)
-    if not (isinstance(v, VectorType) or v == types.float64) or not isinstance(coefficients, types.BaseTuple):
+    if not (isinstance(v, VectorType) or v == types.float64) or (of_pairs and square != v):
+        return None
+    if not isinstance(coefficients, types.BaseTuple):
         return None
 
     def codegen(context, builder, sig, args):
-        r, by = args[0], args[1] if of_pairs else args[0]
+        r = args[0]
+        by = args[1] if of_pairs else r
         name = f"llvm.fma.{_suffix(r.type) if isinstance(v, VectorType) else 'f64'}"
         values = zip(cgutils.unpack_tuple(builder, args[2]), coefficients, strict=True)
         terms = [context.cast(builder, value, kind, getattr(v, "element", v)) for value, kind in values]

@@ -10,14 +10,12 @@ from numba.core.datamodel import models, register_default
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic, make_attribute_wrapper
 
-from .simd import COMPUTED_IN, VectorType, _call, _llvm, bfloat16, float16
+from .simd import COMPUTED_IN, HalfType, VectorType, _call, _llvm
 
-_STORED_AS = {
-    types.float32: ir.FloatType(),
-    types.float64: ir.DoubleType(),
-    float16: ir.IntType(16),
-    bfloat16: ir.IntType(16),
-}
+
+def _item_bytes(kind: types.Type) -> int:
+    """The size of an element of an array."""
+    return 2 if isinstance(kind, HalfType) else kind.bitwidth // 8
 
 
 class ViewType(types.Type):
@@ -106,7 +104,7 @@ def scratch(typingctx, like, rows):
 
     def codegen(context, builder, sig, args):
         vector = _llvm(like)
-        size = {ir.FloatType(): 4, ir.DoubleType(): 8}[vector.element] * vector.count
+        size = _item_bytes(like.element) * like.lanes
         place = cgutils.alloca_once(builder, vector, size=count)
         word = ir.IntType(64)
         target = cgutils.create_struct_proxy(made)(context, builder)
@@ -160,7 +158,10 @@ def rows_in(typingctx, room):
 
 @intrinsic(prefer_literal=True)
 def anew(typingctx, array):
-    """The view once more: what is loaded from it is not what was loaded before and waits in a register."""
+    """The view once more: what is loaded from it is not what was loaded before and waits in a register.
+
+    A matter of speed alone.
+    """
     if not isinstance(array, ViewType):
         return None
 
@@ -201,7 +202,7 @@ def terms_in(typingctx, like, sums):
         target.data = source.data
         target.shape = source.shape
         word = ir.IntType(64)
-        item = like.element.bitwidth // 8
+        item = _item_bytes(like.element)
         row = item * like.lanes
         target.strides = cgutils.pack_array(builder, [word(16 * row), word(row), word(item)])
         return target._getvalue()
@@ -222,10 +223,6 @@ def with_classes(typingctx, array, classes):
         return made._getvalue()
 
     return array(array, classes), codegen
-
-
-def _item_bytes(dtype: types.Type) -> int:
-    return {ir.FloatType(): 4, ir.DoubleType(): 8}.get(_STORED_AS[dtype], 2)
 
 
 @intrinsic(prefer_literal=True)

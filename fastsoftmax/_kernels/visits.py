@@ -1,7 +1,7 @@
 """The visits of a row of contiguous classes ``x[row, class]``: its maximum and its sum; `writes` has the third.
 
-Vectors go four abreast, for a sum of four is what `online` defines and enough to fill the pipelines. What is left at
-the end of a row goes one by one, with the lanes beyond it switched off.
+Vectors go four abreast, for a sum of four is what `online` defines and enough to fill the pipelines; halves of four
+where registers are few. What is left at the end of a row goes one by one, with the lanes beyond it switched off.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numba.core import types
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
 from .online import Frame, across, add, bigger, empty_sum, term
-from .shuffles import abreast, any_lane, half, lane, lanes_true, part, repeated, rotate, side_by_side
+from .shuffles import abreast, any_lane, first_half, lane, lanes_true, part, rarely, repeated, rotate, side_by_side
 from .simd import full, select, width
 from .target import has_avx512
 from .views import anew
@@ -118,7 +118,7 @@ def keep(out, index, e, count):
 
 @inlined
 def repeated_frame(shape, like):
-    """The frame of a row for vectors abreast."""
+    """The frame of a row in the lanes of `like`."""
     return Frame(
         repeated(shape.shift, like),
         repeated(shape.floor, like),
@@ -150,44 +150,41 @@ def sum_of_four(like, e):
     return (part(e, 0, like) + part(e, 1, like)) + (part(e, 2, like) + part(e, 3, like))
 
 
-@inlined
-def fours_of(like, v, top, e, peak):
-    """The sums of four vectors of terms without those of the maximum, and how many those are."""
-    fours = sum_of_four(like, e)
-    # No sum with the term of the maximum in it is less than that term, and few others are as large.
-    if any_lane(fours >= peak):
-        e, equal = others_of(v, top, e)
-        return sum_of_four(like, e), equal
-    return fours, 0
-
-
-def fours_and(result: Any) -> Any:
+def step_of_four(result: Any) -> Any:
     """Add four vectors of terms to the sum, and write ``result(like, x, out, row, j, count, more)`` of another row.
 
-    Terms stay in `kept`, results go to `out`; either may be None. All that is loaded is loaded before anything is
-    stored: rows of whole pages are at one place of the first cache, and a load waits for any earlier store whose
+    Terms stay in `kept`, results go to `out`; either may be None. In each step, or half of one, all loads come before
+    any store: rows of whole pages are at one place of the first cache, and a load waits for any earlier store whose
     address ends in the same twelve bits.
 
-    Without AVX-512 four vectors fill half of the registers, and what is made of them does not fit: of 85 stores a step,
-    69 were to the stack. So first halves of the four go before second halves. Each lane's sum is the same.
+    Without AVX-512 four vectors and what is made of them do not fit into the registers (docs/performance.md has the
+    counts), so the first halves of the four go before the second halves. Each lane's sum is the same.
+
+    The terms of the maximum are left out of sums only where they may be: no sum of four with one is less than that
+    term, and few others are as large.
     """
 
     def all_abreast(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
         results = result(abreast(like, 4), x, out, behind, j, count, more)
         v, e = visit(abreast(like, 4), x, kept, row, j, count, shape, scale)
-        fours, equal = fours_of(like, v, top, e, shape.peak)
+        sums, equal = sum_of_four(like, e), 0
+        if rarely(any_lane(sums >= shape.peak)):
+            e, equal = others_of(v, top, e)
+            sums = sum_of_four(like, e)
         keep(out, (behind, j), results, count)
-        return add(total, fours), tops + equal
+        return add(total, sums), tops + equal
 
     @inlined
     def half_of_four(like, step, x, kept, out, top, row, behind, j, shape, scale, more):
-        four = load_apart(like, x, row, j, step)
-        e = term(four, repeated_frame(repeated_frame(shape, like), four), scale)
-        fours, equal = sum_of_four(like, e), 0
-        if any_lane(fours >= repeated(shape.peak, like)):
-            # Loaded once more, for what is kept until here has no register left for what almost never comes.
-            e_again, equal = others_of(load_apart(like, anew(x), row, j, step), top, e)
-            fours = sum_of_four(like, e_again)
+        # Half a vector each: that their lanes are equal only we know, and so each takes one register.
+        shape, top = repeated_frame(shape, like), repeated(top, like)
+        v = load_apart(like, x, row, j, step)
+        e = term(v, repeated_frame(shape, v), scale)
+        sums, equal = sum_of_four(like, e), 0
+        if rarely(any_lane(sums >= shape.peak)):
+            # Loaded once more, for no register is left to keep it for what almost never comes.
+            others, equal = others_of(load_apart(like, anew(x), row, j, step), top, e)
+            sums = sum_of_four(like, others)
         results = (
             result(like, x, out, behind, j, None, more),
             result(like, x, out, behind, j + step, None, more),
@@ -196,19 +193,19 @@ def fours_and(result: Any) -> Any:
         )
         keep_apart(kept, row, j, step, (part(e, 0, like), part(e, 1, like), part(e, 2, like), part(e, 3, like)))
         keep_apart(out, behind, j, step, results)
-        return fours, equal
+        return sums, equal
 
     def by_halves(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
-        w, h = width(like), half(like)
+        w, h = width(like), first_half(like)
         lower, equal = half_of_four(h, w, x, kept, out, top, row, behind, j, shape, scale, more)
         upper, too = half_of_four(h, w, x, kept, out, top, row, behind, j + w // 2, shape, scale, more)
         return add(total, side_by_side(lower, upper)), tops + equal + too
 
     @by_type
-    def fours(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
+    def step(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
         return all_abreast if has_avx512() or not isinstance(count, types.NoneType) else by_halves
 
-    return fours
+    return step
 
 
 @inlined
@@ -233,7 +230,8 @@ def no_result(like, x, out, row, j, count, more):
     return None
 
 
-visit4 = fours_and(no_result)
+# Four vectors of terms added to the sum.
+visit4 = step_of_four(no_result)
 
 
 @inlined
@@ -298,7 +296,7 @@ def three_visits(result: Any, write: Any) -> Any:
     `write` writes ``result(like, x, out, row, j, count, more)``. Terms stay in `kept`, results go to `out`; either may
     be None.
     """
-    fours = fours_and(result)
+    step = step_of_four(result)
 
     @inlined
     def visits(like, x, kept, out, top, row, ahead, behind, shape, scale, more):
@@ -309,9 +307,10 @@ def three_visits(result: Any, write: Any) -> Any:
         while j + 4 * w <= n:
             ask_for(like, x, ahead, j, False)
             ask_for(like, out, row, j, True)
+            # One maximum: its chain is short beside the terms, and three registers are free.
             for k in range(4):
                 a = bigger(load(like, x, (ahead, j + k * w), None, 0.0), a)
-            total, tops = fours(like, x, kept, out, top, row, behind, j, None, shape, scale, more, total, tops)
+            total, tops = step(like, x, kept, out, top, row, behind, j, None, shape, scale, more, total, tops)
             j += 4 * w
         total, tops = sum_tail(like, x, kept, top, row, j, n, shape, scale, total, tops)
         a = top_tail(like, x, ahead, j, n, a)

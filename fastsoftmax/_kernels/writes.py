@@ -35,6 +35,7 @@ def along(result: Any) -> Any:
 
     @inlined
     def run(like, x, out, row, start, stop, more):
+        # Written out: a function for it would be compiled once more for each result and width.
         w = width(like)
         j = start
         while j + 4 * w <= stop:
