@@ -73,7 +73,7 @@ def test_no_room_for_what_is_needed_meanwhile(layer: str) -> None:
         lambda: fastsoftmax.softmax(x, axis=0, out=out[0]),
         lambda: fastsoftmax.logsumexp(deep, axis=1),
         lambda: fastsoftmax.softmax(deep, axis=1, out=out[2]),
-        lambda: fastsoftmax.softmax_backward(deep, deep, axis=1, out=out[2]),
+        lambda: fastsoftmax.softmax_backward(x, x, axis=0, out=out[0]),
         lambda: fastsoftmax.softmax(x, axis=None, out=out[0]),
         lambda: fastsoftmax.softmax(long, axis=-1, out=out[1]),
         lambda: fastsoftmax.softmax(x, axis=-1, where=mask, out=out[0]),
