@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ._layout import View, views
+from ._layout import View, views, worth_columns
 
 SUPPORTED = "float16, bfloat16 (of ml_dtypes), float32, float64, integers and bool"
 FLOATING = "float16, bfloat16 (of ml_dtypes), float32 or float64"
@@ -221,25 +221,28 @@ def two_axes(x: Any, axis: Any, out: Any) -> str | None:
 
 def plain(x: np.ndarray, out: np.ndarray) -> bool:
     """Whether both arrays are contiguous, of one shape, not empty, and either one array or far apart."""
-    if not x.flags.c_contiguous or not x.size:
-        return False
-    if out is x:
-        return True
-    if not out.flags.c_contiguous or out.shape != x.shape:
+    read, written = x.flags, out.flags
+    if not read.c_contiguous or not written.c_contiguous or x.shape != out.shape or not x.size:
         return False
     # Two arrays that own their memory have none in common; asking that is faster.
-    return (x.flags.owndata and out.flags.owndata) or not np.may_share_memory(x, out)
+    return out is x or (read.owndata and written.owndata) or not np.may_share_memory(x, out)
 
 
-def rows_of(x: Any, axis: Any) -> np.ndarray | None:
-    """A contiguous array as rows of classes, if these are its last axis or all of it; None for any other."""
+def contiguous(x: Any, axis: Any) -> np.ndarray | None:
+    """A contiguous array as kernels take it, ``[row, class]`` or ``[outer, class, inner]``; None for any other."""
     if type(x) is not np.ndarray or not x.flags.c_contiguous or not x.size or not x.ndim:
         return None
     if axis is None:
         return x.reshape(1, -1)
-    if type(axis) is not int or (axis != -1 and axis != x.ndim - 1):
+    ndim = x.ndim
+    if type(axis) is not int or not -ndim <= axis < ndim:
         return None
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    if axis in (-1, ndim - 1):
+        return x if ndim == 2 else x.reshape(-1, x.shape[-1])
+    classes, inner = x.shape[axis], math.prod(x.shape[axis % ndim + 1 :])
+    if inner == 1:
+        return x.reshape(-1, classes)
+    return x.reshape(-1, classes, inner) if worth_columns(classes, inner) else None
 
 
 def native_name(x: np.ndarray) -> str | None:
@@ -249,20 +252,17 @@ def native_name(x: np.ndarray) -> str | None:
 
 def takes_the_place(out: Any, x: np.ndarray) -> bool:
     """Whether `out` can be written while the contiguous `x` is read: `x` itself, or contiguous memory of its own."""
-    if out is x:
-        return bool(x.flags.writeable)
-    return _is_writable_like(out, x, x.shape) and not np.may_share_memory(x, out)
+    return takes_sums(out, x, x.shape) if out is not x else bool(x.flags.writeable)
 
 
 def takes_sums(out: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether `out` is contiguous memory of its own for one number a row."""
-    return _is_writable_like(out, x, shape) and not np.may_share_memory(x, out)
+    return is_like(out, x, shape) and bool(out.flags.writeable) and not np.may_share_memory(x, out)
 
 
-def _is_writable_like(out: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:
-    if type(out) is not np.ndarray or out.dtype is not x.dtype or out.shape != shape:
-        return False
-    return bool(out.flags.c_contiguous and out.flags.writeable)
+def is_like(y: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether this is a contiguous array of that shape, and of the dtype of `x`."""
+    return type(y) is np.ndarray and y.dtype is x.dtype and y.shape == shape and bool(y.flags.c_contiguous)
 
 
 def elementwise(x: Any, axis: Any, where: Any, temperature: Any, dtype: Any, out: Any) -> Request:

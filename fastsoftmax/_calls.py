@@ -12,10 +12,14 @@ from ._blocks import Blocks
 
 
 def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
-    """The result of the simplest of calls; None if this is another one."""
+    """The result of the simplest of calls; None if this is another one.
+
+    Calls of microseconds feel any line of Python, those between arrays that fill the second cache most: what Python
+    needs is not there any more.
+    """
     dtype = _arguments.two_axes(x, axis, out)
     if dtype is None:
-        return _quick_rows(operation, x, axis, out)
+        return _quick_others(operation, (x,), axis, out)
     result = np.empty(x.shape, x.dtype) if out is None else out
     if x.size <= _plan.SMALL and _execute.small(operation, dtype)(x, result):
         return result
@@ -26,86 +30,95 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarr
     return result
 
 
-def _quick_rows(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
-    """The same for contiguous arrays of another number of axes."""
-    rows = _arguments.rows_of(x, axis)
-    if rows is None or rows is x:
+def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
+    """The gradients of contiguous rows; None if this is another call."""
+    dtype = _arguments.two_axes(g, axis, out)
+    if dtype is None:
+        return _quick_others(operation, (g, y), axis, out)
+    if type(y) is not np.ndarray or y.ndim != 2 or y.dtype is not g.dtype:
+        return None
+    result = np.empty(g.shape, g.dtype) if out is None else out
+    if g.size <= _plan.SMALL and _execute.small(operation, dtype)(g, y, result):
+        return result
+    if not (_arguments.plain(g, result) and _arguments.plain(y, result)):
+        return None
+    plan = _plan.rows(operation, dtype, *g.shape, _execute.get_num_threads(), True)
+    _execute.run(plan, g, result, y)
+    return result
+
+
+def _quick_others(operation: str, arrays: tuple[Any, ...], axis: Any, out: np.ndarray | None) -> np.ndarray | None:
+    """The same for contiguous arrays of another number of axes, or with classes on another axis."""
+    x = arrays[0]
+    seen = _arguments.contiguous(x, axis)
+    dtype = None if seen is None else _arguments.native_name(x)
+    if seen is None or dtype is None:
         return None
     if out is None:
         out = np.empty(x.shape, x.dtype)
     elif not _arguments.takes_the_place(out, x):
         return None
-    return None if quick(operation, rows, -1, out.reshape(rows.shape)) is None else out
+    place = out.reshape(seen.shape)
+    views: tuple[np.ndarray, ...] = (seen, place)
+    if len(arrays) == 2:
+        y = arrays[1]
+        if not (_arguments.is_like(y, x, x.shape) and _arguments.takes_the_place(out, y)):
+            return None
+        views = (seen, y.reshape(seen.shape), place)
+    if seen.ndim == 3 or x.size > _plan.SMALL or not _execute.small(operation, dtype)(*views):
+        _run(operation, dtype, views, None)
+    return out
 
 
 def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
-    """The log-sum-exps of contiguous rows; None if this is another call."""
-    rows = _arguments.rows_of(a, axis)
-    dtype = None if rows is None else _arguments.native_name(rows)
-    if rows is None or dtype is None:
+    """The log-sum-exps of a contiguous array; None if this is another call."""
+    x = _arguments.contiguous(a, axis)
+    dtype = None if x is None else _arguments.native_name(x)
+    if x is None or dtype is None:
         return None
-    shape = () if axis is None else a.shape[:-1]
+    shape: tuple[int, ...] = ()
+    if axis is not None:
+        shape = a.shape[:-1] if axis == -1 else a.shape[:axis] + a.shape[axis % a.ndim + 1 :]
     if out is None:
-        sums = np.empty((rows.shape[0], 1), a.dtype)
+        sums = np.empty(shape, a.dtype)
     elif _arguments.takes_sums(out, a, shape):
-        sums = out.reshape(-1, 1)
+        sums = out
     else:
         return None
-    if not (rows.size <= _plan.SMALL and _execute.small("logsumexp", dtype)(rows, sums)):
-        plan = _plan.rows("logsumexp", dtype, *rows.shape, _execute.get_num_threads(), True)
-        _execute.run(plan, rows, sums)
-    return sums.reshape(shape)[()] if out is None else out
-
-
-def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
-    """The gradients of contiguous rows; None if this is another call."""
-    small = _arguments.two_axes(g, axis, out)
-    if small is not None and g.size <= _plan.SMALL and _arguments.two_axes(y, axis, g) is not None:
-        result = np.empty(g.shape, g.dtype) if out is None else out
-        if _execute.small(operation, small)(g, y, result):
-            return result
-    rows, outputs = _arguments.rows_of(g, axis), _arguments.rows_of(y, axis)
-    dtype = None if rows is None else _arguments.native_name(rows)
-    if rows is None or outputs is None or dtype is None or g.shape != y.shape or g.dtype is not y.dtype:
-        return None
-    if out is None:
-        result = np.empty(g.shape, g.dtype)
-    elif _arguments.takes_the_place(out, g) and (out is y or not np.may_share_memory(out, y)):
-        result = out
-    else:
-        return None
-    plan = _plan.rows(operation, dtype, *rows.shape, _execute.get_num_threads(), True)
-    _execute.run(plan, rows, result.reshape(rows.shape), outputs)
-    return result
+    kept = sums.reshape(-1, 1) if x.ndim == 2 else sums.reshape(-1, 1, x.shape[2])
+    if x.ndim == 3 or x.size > _plan.SMALL or not _execute.small("logsumexp", dtype)(x, kept):
+        _run("logsumexp", dtype, (x, kept), None)
+    return sums[()] if out is None else out
 
 
 def carry_out(operation: str, request: Request, masked: float = 0.0) -> np.ndarray:
-    threads = _execute.get_num_threads()
     if request.arrays[0].size == 0:
         request.out[...] = masked
     elif request.views is not None:
         for view in request.views:
-            _run(operation, request, view.arrays, threads)
+            _run(operation, request.dtype, view.arrays, request.scale)
     else:
-        _through_blocks(operation, request, masked, threads)
+        _through_blocks(operation, request, masked)
     if request.private:
         np.copyto(request.result, request.out.reshape(request.result.shape))
     return request.result
 
 
-def _run(operation: str, request: Request, arrays: tuple[np.ndarray, ...], threads: int) -> None:
+def _run(operation: str, dtype: str, arrays: tuple[np.ndarray, ...], scale: Any, threads: int | None = None) -> None:
     """Plan and execute one canonical piece of work."""
     x, out = arrays[0], arrays[-1]
-    extra = request.scale if len(arrays) == 2 else arrays[1]
+    extra = scale if len(arrays) == 2 else arrays[1]
+    threads = threads or _execute.get_num_threads()
     if x.ndim == 2:
         dense = all(array.flags.c_contiguous for array in arrays)
-        plan = _plan.rows(operation, request.dtype, *x.shape, threads, dense)
+        plan = _plan.rows(operation, dtype, *x.shape, threads, dense)
     else:
-        plan = _plan.columns(operation, request.dtype, *x.shape, threads)
+        plan = _plan.columns(operation, dtype, *x.shape, threads)
     _execute.run(plan, x, out, extra)
 
 
-def _through_blocks(operation: str, request: Request, masked: float, threads: int) -> None:
+def _through_blocks(operation: str, request: Request, masked: float) -> None:
+    threads = _execute.get_num_threads()
     blocks = Blocks(
         request.arrays,
         request.out,
@@ -120,7 +133,7 @@ def _through_blocks(operation: str, request: Request, masked: float, threads: in
     inner = threads if len(blocks.indices) == 1 else 1
 
     def do(index: int) -> None:
-        blocks.do(index, lambda *rows: _run(operation, request, rows, inner))
+        blocks.do(index, lambda *rows: _run(operation, request.dtype, rows, request.scale, inner))
 
     _execute.each(do, len(blocks.indices), min(threads, len(blocks.indices)))
 

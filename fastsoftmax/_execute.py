@@ -99,6 +99,16 @@ class _Team:
                 self._pool = count, ThreadPoolExecutor(count, thread_name_prefix="fastsoftmax")
             return self._pool[1]
 
+    def launcher_at_hand(self, tasks: int) -> int | None:
+        """What runs so many tasks where that takes no question, None where it does.
+
+        That is the calling thread for one (0), else Numba's threads where it has had that many, all there are, before.
+        """
+        if tasks == 1:
+            return 0
+        ready = getattr(self._had, "count", 0) == tasks == numba_parallel.NUM_THREADS
+        return launcher_address() if ready else None
+
     def can_start(self, count: int) -> bool:
         """Whether the calling thread can have `count` with itself: where one cannot start, OpenMP ends the process."""
         had = getattr(self._had, "count", 1)
@@ -215,9 +225,13 @@ def _rounds(size: int) -> int:
 
 def _launch(kernel: Loop, dtype: str, scaled: bool, tasks: int, *arguments: Any, rounds: int = 1) -> None:
     """All tasks of a kernel; for each of the rounds there are so many."""
+    code = kernel.compiled(dtype, scaled)
+    at_hand = _team.launcher_at_hand(tasks)
+    if at_hand is not None and rounds == 1:
+        code(arguments, 0, tasks, tasks, at_hand)
+        return
     tasks = min(tasks, MOST_TASKS)
     total = tasks * rounds
-    code = kernel.compiled(dtype, scaled)
     if tasks > 1 and _team.prange_is_safe():
         size = min(get_num_threads(), numba_parallel.NUM_THREADS)
         if _team.can_start(size):
@@ -265,8 +279,6 @@ def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
         first = BLOCK_STATES[plan.operation]
         _launch(first, plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
         _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
-    elif plan.tasks == 1 and rounds == 1:
-        kernel.compiled(plan.dtype, scaled)((x, out, extra), 0, 1, 1, 0)
     else:
         _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds)
 

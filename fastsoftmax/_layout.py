@@ -21,6 +21,11 @@ MOST_VIEWS = 64
 LEAST_COLUMNS = 4
 
 
+def worth_columns(classes: int, inner: int) -> bool:
+    """Whether kernels for columns take so many classes, and so many columns next to each other."""
+    return classes <= SHORT_ROW and inner >= LEAST_COLUMNS
+
+
 class View(NamedTuple):
     """One piece of work for a kernel: all arrays seen alike, rows if of two axes, columns if of three."""
 
@@ -61,7 +66,7 @@ def _contiguous(arrays: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> list[V
     classes = math.prod(shape[low:high])
     if inner == 1:
         return [View(tuple(a.reshape(outer, math.prod(a.shape[low:high])) for a in arrays))]
-    if classes > SHORT_ROW or inner < LEAST_COLUMNS:
+    if not worth_columns(classes, inner):
         return None
     return [View(tuple(a.reshape(outer, math.prod(a.shape[low:high]), inner) for a in arrays))]
 
@@ -83,7 +88,7 @@ def _strided(arrays: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> list[View
     reduced = [a.size < arrays[0].size for a in arrays]
     if any(s != item for s, item, one in zip(row.strides, items, reduced, strict=True) if not one):
         inner = next((a for a in others if a.strides == items), None)
-        if inner is None or inner.size < LEAST_COLUMNS or row.size > SHORT_ROW:
+        if inner is None or not worth_columns(row.size, inner.size):
             return None
         others.remove(inner)
         last.append(inner)

@@ -23,7 +23,8 @@ VECTOR_NS = 10
 ELEMENT_NS = {"float32": 0.35, "float16": 0.6, "bfloat16": 0.6, "float64": 1.0}
 
 LOSSES = frozenset({"cross_entropy", "cross_entropy_with_grad"})
-HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"}) | LOSSES
+BACKWARD = frozenset({"softmax_backward", "log_softmax_backward"})
+HAS_NARROW = frozenset({"softmax", "log_softmax", "logsumexp"}) | LOSSES | BACKWARD
 HAS_PAIRS = frozenset({"softmax", "log_softmax"})
 
 
@@ -77,7 +78,9 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
         tasks = _tasks(count / step * VECTOR_NS, count // step, threads)
         reason = f"two classes: {step} rows in a vector"
         return Plan(operation, dtype, "pairs", tasks, classes, reason)
-    if few and operation in HAS_NARROW and (dense or operation not in LOSSES):
+    # Gradients of rows that fill a vector go faster one by one (100000x16: 0.8 of the time; 15 classes: 1.4).
+    narrow = few and operation in HAS_NARROW and not (classes == lanes and operation in BACKWARD)
+    if narrow and (dense or operation not in LOSSES):
         groups = -(-count // (2 * lanes))
         tasks = _tasks(count * (NARROW_ROW_NS + classes), groups, threads)
         reason = f"at most {lanes} classes: a vector or two of rows at once"

@@ -53,9 +53,17 @@ def test_rows(operation: str, rows: int, classes: int, threads: int, kernel: str
 @pytest.mark.parametrize("operation", ["softmax_backward", "log_softmax_backward"])
 @pytest.mark.parametrize(
     ("rows", "classes", "kernel"),
-    [(1000, 3, "rows"), (1000, 1000, "rows"), (1, SHORT_ROW, "rows"), (1, 10**6, "split"), (2, 10**6, "rows")],
+    [
+        (1000, 3, "narrow"),
+        (1000, 15, "narrow"),
+        (1000, 16, "rows"),
+        (1000, 1000, "rows"),
+        (1, SHORT_ROW, "rows"),
+        (1, 10**6, "split"),
+        (2, 10**6, "rows"),
+    ],
 )
-def test_backward_has_rows_and_splits_long_ones(operation: str, rows: int, classes: int, kernel: str) -> None:
+def test_backward_plans_by_length(operation: str, rows: int, classes: int, kernel: str) -> None:
     assert _plan.rows(operation, "float32", rows, classes, 2).kernel == kernel
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .columns import column_fold, load_sum, store_sum
+from .columns import column_fold, fold_terms, load_sum, store_sum
 from .jit import inlined, piece
 from .lengths import BLOCK, SHORT_ROW
 from .memory import load, store
@@ -18,7 +18,7 @@ from .online import across, add, empty_sum, frame, join, term, whole
 from .shuffles import abreast, part
 from .simd import full, narrow, strands, width
 from .state import shrink_of
-from .views import lanes_of
+from .views import lanes_of, terms_in
 from .visits import ask_for, sum_of_four
 
 
@@ -151,9 +151,17 @@ def backward_columns(summand, gradient):
             return full(like, 0.0)
         return summand(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0))
 
-    @piece
-    def work(like, g, out, o, i, count, place, y, sums):
+    @inlined
+    def few_sum(like, g, y, o, i, count, terms):
+        for j in range(g.shape[1]):
+            store(terms, (0, j, 0), summand_at(like, g, y, o, j, i, count), None)
+        return fold_terms(like, terms, g.shape[1])
+
+    @inlined
+    def sum_of(like, g, y, o, i, count, sums):
         n, w = g.shape[1], strands(like)
+        if n <= 4 * w:
+            return few_sum(like, g, y, o, i, count, terms_in(like, sums))
         for group in range(0, n, 4 * w):
             for k in range(min(w, n - group)):
                 j = group + k
@@ -163,9 +171,13 @@ def backward_columns(summand, gradient):
                 d = summand_at(like, g, y, o, j + 3 * w, i, count)
                 before = empty_sum(like) if group == 0 else load_sum(like, sums, k)
                 store_sum(like, sums, k, add(before, (a + b) + (c + d)))
-        total = column_fold(like, sums, min(w, n))
+        return column_fold(like, sums, min(w, n))
+
+    @piece
+    def work(like, g, out, o, i, count, place, y, sums):
+        total = sum_of(like, g, y, o, i, count, sums)
         total = narrow(like, whole(total[0], total[1]))
-        for j in range(n):
+        for j in range(g.shape[1]):
             dx = gradient(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0), total)
             store(out, (o, j, i), dx, count)
 

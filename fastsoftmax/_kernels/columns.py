@@ -58,7 +58,9 @@ def column_sum(like, x, out, top, few_top, o, i, count, shape, scale, sums):
     """
     n, w = x.shape[1], strands(like)
     if n <= w:
-        return few_sum(like, x, out, few_top, o, i, count, shape, scale, terms_in(like, sums))
+        return few_sum(like, x, out, few_top, o, i, count, shape, scale, sums)
+    if n <= 4 * w:
+        return few_sum(like, x, out, top, o, i, count, shape, scale, sums)
     tops = full(like, 0.0)
     for group in range(0, n, 4 * w):
         for k in range(min(w, n - group)):
@@ -77,14 +79,34 @@ def column_sum(like, x, out, top, few_top, o, i, count, shape, scale, sums):
 
 
 @inlined
-def few_sum(like, x, out, top, o, i, count, shape, scale, terms):
-    """The same for no more classes than strands: their terms are folded from where they are kept, in registers."""
-    n = x.shape[1]
+def few_sum(like, x, out, top, o, i, count, shape, scale, sums):
+    """The same for so few classes that their terms, and not the sums of their strands, are kept."""
+    n, terms = x.shape[1], terms_in(like, sums)
     tops = full(like, 0.0)
     for j in range(n):
         e, tops = visit(like, x, out, top, o, j, i, count, shape, scale, tops)
         store(terms, (0, j, 0), e, None)
-    return join(like, fold_by_2(like, terms, 0, n), fold_by_2(like, terms, 1, n)), tops
+    return fold_terms(like, terms, n), tops
+
+
+@inlined
+def fold_terms(like, terms, n):
+    """The sum of the terms of at most four classes a strand, from where they are kept; that of strands in registers."""
+    w = strands(like)
+    for j in range(3 * w, n):
+        merge(like, terms, j - w, j)
+    for j in range(w, min(n, 2 * w)):
+        merge(like, terms, j - w, j)
+    for j in range(2 * w, min(n, 3 * w)):
+        merge(like, terms, j - 2 * w, j)
+    return join(like, fold_by_2(like, terms, 0, n), fold_by_2(like, terms, 1, n))
+
+
+@inlined
+def merge(like, terms, k, j):
+    """Add term j to term k."""
+    both = load(like, terms, (0, k, 0), None, 0.0) + load(like, terms, (0, j, 0), None, 0.0)
+    store(terms, (0, k, 0), both, None)
 
 
 @inlined

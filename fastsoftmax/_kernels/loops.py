@@ -40,7 +40,7 @@ from .tiles import (
     tiles_of,
     worth_tiles,
 )
-from .transposed import ask_for_rows, load_columns, no_columns, store_columns
+from .transposed import AHEAD, ask_for_rows, load_rows, no_columns, second_rows, store_columns
 from .views import few_rows, from_row, lanes_of, scratch, view, with_classes
 
 
@@ -75,14 +75,14 @@ def over_columns(work, write=store_tile):
 
     def loop(first, last, tasks, x, out, extra):
         w, inner, n = width(in_registers(lanes_of(view(x)))), x.shape[2], x.shape[1]
-        tiled = tile_columns(n, inner, w) if worth_tiles(x, out, view(extra)) else 0
+        tiled = tile_columns(n, inner, w) if worth_tiles(x, out) else 0
         step = max(tiled, w)
         across = (inner + step - 1) // step
         units = x.shape[0] * across
         for task in range(first, last):
             logits, results, more = view(x), view(out), view(extra)
             like = in_registers(lanes_of(logits))
-            sums = scratch(wide(like), 16)
+            sums = scratch(wide(like), 32)
             classes = n if tiled else 1
             # One allocation: of several, those before one that fails would never be freed.
             room = heap(like, classes * tiles_of(more) + 1, tiled)
@@ -107,33 +107,29 @@ def over_columns(work, write=store_tile):
     return loop
 
 
-# Rows of a few classes are asked for so many rows ahead: between its loads and its stores a group computes for
-# longer than processors look ahead.
-AHEAD = 128
-
-
 def over_narrow(work, write=store_columns):
-    """The work on columns for rows of at most L classes, a vector or two of rows at once: through a transposed tile."""
+    """The work on columns for rows of at most L classes, a vector or two of rows at once: through a transposed tile.
+
+    Where `extra` is an array of the same shape, `work` finds it transposed too.
+    """
 
     def loop(first, last, tasks, x, out, extra):
-        w, n = width(in_registers(lanes_of(view(x)))), x.shape[0]
+        w, n, classes = width(in_registers(lanes_of(view(x)))), x.shape[0], x.shape[1]
         groups = (n + w - 1) // w
         for task in range(first, last):
             rows, results, more = view(x), view(out), view(extra)
             one = lanes_of(rows)
             like = in_registers(one)
-            sums = scratch(wide(like), 16)
-            tile, written = scratch(like, 16), scratch(like, 16)
+            sums = scratch(wide(like), 32)
+            tile, second_tile, written = scratch(like, 16), scratch(like, 16), scratch(like, 16)
             spare, spare_results = few_rows(rows), few_rows(results)
-            logits = with_classes(tile, x.shape[1])
             result = with_classes(written, out.shape[1])
             for group in range(groups * task // tasks, groups * (task + 1) // tasks):
                 row = group * w
-                ask_for_rows(rows, row + AHEAD, w, False)
                 ask_for_rows(results, row + AHEAD, w, True)
-                for at in range(0, w, width(one)):
-                    load_columns(one, tile, at, rows, spare, row + at, n, x.shape[1])
-                work(like, logits, result, 0, 0, None, (row, 0, min(n - row, w)), more, sums)
+                logits = load_rows(like, tile, rows, spare, row, n, classes)
+                second = second_rows(like, second_tile, more, spare, row, n, classes)
+                work(like, logits, result, 0, 0, None, (row, 0, min(n - row, w)), second, sums)
                 for at in range(0, w, width(one)):
                     write(one, results, written, at, spare_results, row + at, n, out.shape[1])
 
@@ -272,6 +268,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         "softmax_backward",
         (read(2), read(3)),
         rows=over_rows(backward.softmax_backward_rows.rows),
+        narrow=over_narrow(backward.softmax_backward_columns),
         columns=over_columns(backward.softmax_backward_columns),
         split=over_blocks(backward.softmax_backward_rows.blocks),
     ),
@@ -279,6 +276,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         "log_softmax_backward",
         (read(2), read(3)),
         rows=over_rows(backward.log_softmax_backward_rows.rows),
+        narrow=over_narrow(backward.log_softmax_backward_columns),
         columns=over_columns(backward.log_softmax_backward_columns),
         split=over_blocks(backward.log_softmax_backward_rows.blocks),
     ),

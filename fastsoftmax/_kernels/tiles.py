@@ -11,9 +11,9 @@ from .views import ViewType, address, view
 
 # A tile of columns has up to so many numbers, a quarter of the second cache as float32, and so many columns: runs of
 # some lines are what memory likes. With few classes a narrow tile stays in the first cache (21 classes on one thread:
-# 61 cycles a vector with 512 columns, 44 with 128).
+# 61 cycles a vector with 512 columns, 44 with 128; gradients of two arrays on Zen 3: 256 columns 0.87 of 128).
 TILE, TILE_COLUMNS = 65536, 512
-FEW_CLASSES, NARROW_TILE_COLUMNS = 64, 128
+FEW_CLASSES, NARROW_TILE, NARROW_TILE_COLUMNS = 64, 8192, 256
 # Classes at most so many bytes apart need none: what one column leaves of a line is the next one's, and pages are
 # shared (1000 classes on one thread, cycles a vector with a tile and without: 49 columns 47 and 33, 128 40 and 32,
 # 256 43 and 39).
@@ -23,21 +23,22 @@ NEAR = 1024
 @inlined
 def tile_columns(classes, inner, least):
     """How many columns a tile of so many classes has, a multiple of `least`; 0 if there is no room for these."""
-    most = NARROW_TILE_COLUMNS if classes <= FEW_CLASSES else TILE_COLUMNS
-    columns = min(TILE // classes, most, inner + least - 1)
+    if classes <= FEW_CLASSES:
+        most = min(NARROW_TILE // classes, NARROW_TILE_COLUMNS)
+    else:
+        most = min(TILE // classes, TILE_COLUMNS)
+    columns = min(most, inner + least - 1)
     return columns // least * least
 
 
 @by_type
-def worth_tiles(x, out, more):
-    """Whether columns go faster through tiles: not where lines are shared, nor two arrays of few classes."""
+def worth_tiles(x, out):
+    """Whether columns go faster through tiles: not where lines are shared."""
     if isinstance(x.dtype, HalfType):  # a tile keeps terms, which `out` cannot
-        return lambda x, out, more: True
-    of_two = isinstance(more, ViewType)
+        return lambda x, out: True
 
-    def far_apart(x, out, more):
-        apart = max(abs(x.strides[1]), abs(out.strides[1]) if out.shape[1] == x.shape[1] else 0)
-        return apart > NEAR and not (of_two and x.shape[1] <= FEW_CLASSES)
+    def far_apart(x, out):
+        return max(abs(x.strides[1]), abs(out.strides[1]) if out.shape[1] == x.shape[1] else 0) > NEAR
 
     return far_apart
 

@@ -9,12 +9,16 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .half import from_lanes, to_lanes
-from .jit import inlined
+from .jit import by_type, inlined
 from .memory import _address, load, prefetch_at, store
 from .shuffles import _lanes
 from .simd import _I32, COMPUTED_IN, LINE, _llvm, width
 from .tails import first_lanes, load_first, store_first
-from .views import ViewType, from_row
+from .views import ViewType, from_row, lanes_of, with_classes
+
+# Rows of a few classes are asked for so many rows ahead: between its loads and its stores a group computes for
+# longer than processors look ahead.
+AHEAD = 128
 
 
 @inlined
@@ -47,6 +51,29 @@ def load_columns(like, tile, at, array, spare, row, rows, columns):
     L is the number of lanes of `like`, in which the array's elements are computed; `columns` is at most L.
     """
     load_group(tile, at, group_of(like, array, spare, row, rows, columns), columns)
+
+
+@inlined
+def load_rows(like, tile, array, spare, row, rows, columns):
+    """The rows from `row` on as columns of `tile`, one in each lane of `like`; later ones are asked for."""
+    w, at = width(lanes_of(array)), 0
+    ask_for_rows(array, row + AHEAD, width(like), False)
+    while at < width(like):
+        load_columns(lanes_of(array), tile, at, array, spare, row + at, rows, columns)
+        at += w
+    return with_classes(tile, columns)
+
+
+@by_type
+def second_rows(like, tile, more, spare, row, rows, columns):
+    """The same of `more`, or `more` itself if it is no array."""
+    if not isinstance(more, ViewType):
+        return lambda like, tile, more, spare, row, rows, columns: more
+
+    def loaded(like, tile, more, spare, row, rows, columns):
+        return load_rows(like, tile, more, spare, row, rows, columns)
+
+    return loaded
 
 
 @inlined
