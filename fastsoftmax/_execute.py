@@ -328,8 +328,12 @@ def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: in
     found = np.empty((tasks * rounds, 3), np.int64)
     _launch(READ_LABELS, "float64", False, tasks, labels, table, found, (classes, ignored), rounds=rounds)
     parts = found.tolist()
-    bad, label, _ = next((part for part in parts if part[0] >= 0), parts[0])
-    return bad, label, sum(count for _, _, count in parts)
+    bad, label, count = parts[0]
+    for other, wrong, more in parts[1:]:
+        count += more
+        if bad < 0:
+            bad, label = other, wrong
+    return bad, label, count
 
 
 # Reading so many takes several times as long as a launch.

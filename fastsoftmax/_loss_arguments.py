@@ -18,13 +18,16 @@ from ._arguments import (
     new_like,
     number_of,
     out_of,
+    plain,
     promoted,
     scale_of,
+    two_axes,
 )
 from ._layout import View, views
 
 REDUCTIONS = ("mean", "sum", "none")
 DEFAULT_IGNORE_INDEX = -100
+INT64 = np.dtype(np.int64)
 
 
 class Options(NamedTuple):
@@ -137,30 +140,17 @@ def loss_request(
     )
 
 
-def is_plain(logits: Any, target: Any, axis: Any, out: Any) -> bool:
-    """Whether these are arrays that need no more preparing: contiguous logits of two axes, labels of int64.
+def plain_name(logits: Any, target: Any, axis: Any, out: Any) -> str | None:
+    """The kernels' dtype of arrays that need no more preparing, contiguous logits of two axes with labels of int64.
 
     As `two_axes` of softmax: most calls are of this kind, and those of microseconds feel any question.
     """
-    if type(logits) is not np.ndarray or type(target) is not np.ndarray or type(axis) is not int:
-        return False
-    kind, labels = logits.dtype, target.dtype
-    if kind.char not in "fd" or labels.char not in "lq" or not (kind.isnative and labels.isnative):
-        return False
-    if (axis != -1 and axis != 1) or logits.ndim != 2 or not logits.flags.c_contiguous or not logits.size:
-        return False
-    if labels.itemsize != 8 or target.shape != logits.shape[:1] or not target.flags.c_contiguous:
-        return False
-    if out is None or out is logits:
-        return logits.flags.writeable or out is None
-    return (
-        type(out) is np.ndarray
-        and out.dtype is logits.dtype
-        and out.shape == logits.shape
-        and out.flags.c_contiguous
-        and out.flags.writeable
-        and not np.may_share_memory(logits, out)
-    )
+    name = two_axes(logits, axis, out)
+    if name not in ("float32", "float64") or type(target) is not np.ndarray or target.dtype is not INT64:
+        return None
+    if target.shape != logits.shape[:1] or not target.flags.c_contiguous:
+        return None
+    return name if plain(logits, logits if out is None else out) else None
 
 
 def bad_label(position: tuple[int, ...], label: int, classes: int, ignored: int) -> IndexError:

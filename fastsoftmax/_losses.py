@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _execute, _loss_arguments, _plan
-from ._arguments import native_name
 from ._blocks import Blocks
 from ._loss_arguments import LossRequest, name_of
 
@@ -43,12 +42,11 @@ _NO_ROWS, _NO_CLASSES = np.empty((0, 1)), np.empty(0)
 
 def quick(operation: str, logits: Any, target: Any, axis: Any, out: Any) -> tuple[Any, np.ndarray | None] | None:
     """The mean loss of the simplest of calls and its gradient if it has one; None if this is another call."""
-    if not _loss_arguments.is_plain(logits, target, axis, out):
+    name = _loss_arguments.plain_name(logits, target, axis, out)
+    if name is None:
         return None
     rows, classes = logits.shape
     ignored = _loss_arguments.DEFAULT_IGNORE_INDEX
-    name = native_name(logits)
-    assert name is not None
     gradient = None
     if operation == "cross_entropy_with_grad":
         gradient = np.empty(logits.shape, logits.dtype) if out is None else out

@@ -19,7 +19,7 @@ from .shuffles import abreast, part
 from .simd import full, narrow, strands, width
 from .state import shrink_of
 from .views import lanes_of, terms_in
-from .visits import ask_for, sum_of_four
+from .visits import ask_for, is_far, sum_of_four
 
 
 @inlined
@@ -62,12 +62,13 @@ def sum_of_run(summand):
     @inlined
     def run(like, g, out, row, y, start, stop):
         w = width(like)
-        sums = empty_sum(like)
+        sums, far = empty_sum(like), is_far(g)
         j = start
         while j + 4 * w <= stop:
-            ask_for(like, g, row, j, False)
-            ask_for(like, y, row, j, False)
-            ask_for(like, out, row, j, True)
+            if far:
+                ask_for(like, g, row, j, False)
+                ask_for(like, y, row, j, False)
+                ask_for(like, out, row, j, True)
             sums = add(sums, sum_of_four(like, summand_at(abreast(like, 4), g, y, row, j, None)))
             j += 4 * w
         left = stop - j
