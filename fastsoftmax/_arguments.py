@@ -213,10 +213,15 @@ def two_axes(x: Any, axis: Any, out: Any) -> str | None:
     if type(x) is not np.ndarray or x.ndim != 2 or type(axis) is not int or (axis != -1 and axis != 1):
         return None
     if out is not None and (
-        type(out) is not np.ndarray or out.ndim != 2 or out.dtype is not x.dtype or not out.flags.writeable
+        type(out) is not np.ndarray or out.ndim != 2 or not same_dtype(out, x) or not out.flags.writeable
     ):
         return None
     return _NAMES.get(x.dtype)
+
+
+def same_dtype(y: np.ndarray, x: np.ndarray) -> bool:
+    """Whether two arrays have one dtype: most often one object, but what comes from a pickle has one of its own."""
+    return y.dtype is x.dtype or bool(y.dtype == x.dtype)
 
 
 def plain(x: np.ndarray, out: np.ndarray) -> bool:
@@ -252,17 +257,17 @@ def native_name(x: np.ndarray) -> str | None:
 
 def takes_the_place(out: Any, x: np.ndarray) -> bool:
     """Whether `out` can be written while the contiguous `x` is read: `x` itself, or contiguous memory of its own."""
-    return takes_sums(out, x, x.shape) if out is not x else bool(x.flags.writeable)
+    return is_apart(out, x, x.shape) if out is not x else bool(x.flags.writeable)
 
 
-def takes_sums(out: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether `out` is contiguous memory of its own for one number a row."""
+def is_apart(out: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether `out` is a contiguous array of that shape that can be written, and has no memory in common with `x`."""
     return is_like(out, x, shape) and bool(out.flags.writeable) and not np.may_share_memory(x, out)
 
 
 def is_like(y: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether this is a contiguous array of that shape, and of the dtype of `x`."""
-    return type(y) is np.ndarray and y.dtype is x.dtype and y.shape == shape and bool(y.flags.c_contiguous)
+    return type(y) is np.ndarray and same_dtype(y, x) and y.shape == shape and bool(y.flags.c_contiguous)
 
 
 def elementwise(x: Any, axis: Any, where: Any, temperature: Any, dtype: Any, out: Any) -> Request:

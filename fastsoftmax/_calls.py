@@ -31,11 +31,11 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarr
 
 
 def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
-    """The gradients of contiguous rows; None if this is another call."""
+    """The gradients of the simplest of calls; None if this is another one."""
     dtype = _arguments.two_axes(g, axis, out)
     if dtype is None:
         return _quick_others(operation, (g, y), axis, out)
-    if type(y) is not np.ndarray or y.ndim != 2 or y.dtype is not g.dtype:
+    if type(y) is not np.ndarray or y.ndim != 2 or not _arguments.same_dtype(y, g):
         return None
     result = np.empty(g.shape, g.dtype) if out is None else out
     if g.size <= _plan.SMALL and _execute.small(operation, dtype)(g, y, result):
@@ -48,7 +48,7 @@ def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | 
 
 
 def _quick_others(operation: str, arrays: tuple[Any, ...], axis: Any, out: np.ndarray | None) -> np.ndarray | None:
-    """The same for contiguous arrays of another number of axes, or with classes on another axis."""
+    """The same, forwards or backwards, for contiguous arrays of other axes than two, or with classes on another one."""
     x = arrays[0]
     seen = _arguments.contiguous(x, axis)
     dtype = None if seen is None else _arguments.native_name(x)
@@ -81,7 +81,7 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
         shape = a.shape[:-1] if axis == -1 else a.shape[:axis] + a.shape[axis % a.ndim + 1 :]
     if out is None:
         sums = np.empty(shape, a.dtype)
-    elif _arguments.takes_sums(out, a, shape):
+    elif _arguments.is_apart(out, a, shape):
         sums = out
     else:
         return None

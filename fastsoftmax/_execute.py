@@ -226,8 +226,8 @@ def _rounds(size: int) -> int:
 def _launch(kernel: Loop, dtype: str, scaled: bool, tasks: int, *arguments: Any, rounds: int = 1) -> None:
     """All tasks of a kernel; for each of the rounds there are so many."""
     code = kernel.compiled(dtype, scaled)
-    at_hand = _team.launcher_at_hand(tasks)
-    if at_hand is not None and rounds == 1:
+    at_hand = _team.launcher_at_hand(tasks) if rounds == 1 else None
+    if at_hand is not None:
         code(arguments, 0, tasks, tasks, at_hand)
         return
     tasks = min(tasks, MOST_TASKS)

@@ -146,7 +146,7 @@ def plain_name(logits: Any, target: Any, axis: Any, out: Any) -> str | None:
     As `two_axes` of softmax: most calls are of this kind, and those of microseconds feel any question.
     """
     name = two_axes(logits, axis, out)
-    if name not in ("float32", "float64") or type(target) is not np.ndarray or target.dtype is not INT64:
+    if name not in ("float32", "float64") or type(target) is not np.ndarray or target.dtype != INT64:
         return None
     if target.shape != logits.shape[:1] or not target.flags.c_contiguous:
         return None

@@ -14,7 +14,8 @@ from fastsoftmax._kernels.tiles import NEAR
 FORWARD = ("softmax", "log_softmax", "logsumexp")
 SCALE = (0.699999988079071, 1.1920928955078125e-08, 0.7, 0.0)
 SHAPES = [
-    (1, 1), (3, 2), (100, 10), (33, 15), (33, 16), (33, 17), (40, 64), (40, 65), (17, 100),
+    (1, 1), (3, 2), (19, 9), (100, 10), (33, 15), (33, 16), (33, 17), (33, 21), (19, 33), (19, 47),
+    (33, 49), (40, 64), (40, 65), (17, 100),
     (8, 1000), (40, 1025), (3, 32000), (2, SHORT_ROW),
 ]  # fmt: skip
 
@@ -156,6 +157,11 @@ def test_backward(operation: str, dtype: str, shape: tuple[int, int]) -> None:
             arrays = columns_of(g, apart), columns_of(y, apart)
             run(KERNELS[operation]["columns"], dtype, arrays[0], arrays[place], tasks=3, extra=arrays[1])
             np.testing.assert_array_equal(arrays[place][0].T, expected)
+    if shape[1] <= LANES[dtype]:
+        for place in (0, 1, 2):
+            rows = g.copy(), y.copy(), np.full_like(g, 7)
+            run(KERNELS[operation]["narrow"], dtype, rows[0], rows[place], tasks=3, extra=rows[1])
+            np.testing.assert_array_equal(rows[place], expected)
 
 
 @dtypes

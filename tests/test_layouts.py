@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from test_semantics import (
 )
 
 import fastsoftmax
+from fastsoftmax import _arguments, _loss_arguments
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -265,3 +267,30 @@ class Viewable:
 def test_objects_with_an_array(name: str, rng: np.random.Generator) -> None:
     x = rng.normal(size=(3, 20))
     np.testing.assert_array_equal(call(name, Viewable(x), -1), call(name, x, -1), strict=True)
+
+
+def test_arrays_from_a_pickle_take_the_short_way(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their dtypes are objects of their own: equal to those of other arrays, and not the same."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("this call went the long way")
+
+    for module, name in (
+        (_arguments, "elementwise"),
+        (_arguments, "gradient"),
+        (_arguments, "reduction"),
+        (_loss_arguments, "loss_request"),
+    ):
+        monkeypatch.setattr(module, name, refuse)
+    x, labels = rng.normal(size=(100, 10)).astype(np.float32), rng.integers(0, 10, 100)
+    x_too, labels_too, out = pickle.loads(pickle.dumps((x, labels, np.empty_like(x))))
+    assert x_too.dtype is not x.dtype
+    for axis in (-1, 0):
+        assert fastsoftmax.softmax(x_too, axis=axis, out=out) is out
+        np.testing.assert_array_equal(out, fastsoftmax.softmax(x, axis=axis))
+        gradient = fastsoftmax.softmax_backward(x, x, axis=axis)
+        np.testing.assert_array_equal(fastsoftmax.softmax_backward(x, x_too, axis=axis, out=out), gradient)
+        np.testing.assert_array_equal(fastsoftmax.logsumexp(x_too, axis=axis), fastsoftmax.logsumexp(x, axis=axis))
+    loss, gradient = fastsoftmax.cross_entropy_with_grad(x, labels_too, out=out)
+    assert gradient is out
+    assert loss == fastsoftmax.cross_entropy(x, labels)

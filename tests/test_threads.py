@@ -10,12 +10,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
+from numba.np.ufunc import parallel as numba_parallel
 from strategies import REGIONS
 
 import fastsoftmax
-from fastsoftmax import get_num_threads, set_num_threads, threads
+from fastsoftmax import _execute, get_num_threads, set_num_threads, threads
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 BAD_COUNTS = [0, -1, 2.5, True, "2", None, float("nan")]
@@ -215,6 +217,54 @@ def test_a_batch_of_one_is_the_row_of_a_batch(classes: int, dtype: Any, rng: np.
             np.testing.assert_array_equal(batch[:, row], outputs[name][row])
             as_column = getattr(fastsoftmax, name)(contiguous[:, row : row + 2], axis=0)
             np.testing.assert_array_equal(as_column[:, 0], outputs[name][row])
+
+
+@pytest.mark.parametrize("name", OPERATIONS[3:])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize(
+    "classes", [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 100, 1000, 65536, 65537]
+)
+def test_a_gradient_of_one_row_is_that_of_a_batch(
+    name: str, classes: int, dtype: Any, rng: np.random.Generator
+) -> None:
+    """Rows one by one, transposed, on a strided axis near and far; with what is no number among them."""
+    gradient = getattr(fastsoftmax, name)
+    rows = min(300, max(9, 300000 // classes))
+    g, y = rng.normal(0, 4, (rows, classes)).astype(dtype), -rng.random((rows, classes)).astype(dtype)
+    g[1, 0], g[2, -1], y[3, 0], y[4] = np.nan, np.inf, -np.inf, -0.0
+    g[5] = -0.0
+    batch = gradient(g, y, axis=-1)
+    for row in (0, 1, 2, 3, 4, 5, rows // 2, rows - 1):
+        np.testing.assert_array_equal(gradient(g[row : row + 1], y[row : row + 1], axis=-1)[0], batch[row])
+        np.testing.assert_array_equal(gradient(g[row], y[row]), batch[row])
+    same = np.broadcast_to(g[0], g.shape)
+    np.testing.assert_array_equal(gradient(same, y, axis=-1), gradient(np.array(same), y, axis=-1))
+    np.testing.assert_array_equal(gradient(g.T, y.T, axis=0).T, batch)
+    columns = np.ascontiguousarray(g.T), np.ascontiguousarray(y.T)
+    np.testing.assert_array_equal(gradient(*columns, axis=0).T, batch)
+    np.testing.assert_array_equal(gradient(*columns, axis=0, out=columns[1]).T, batch)
+
+
+def test_a_launcher_is_at_hand_only_where_nothing_need_be_asked(rng: np.random.Generator) -> None:
+    if not _execute._team.prange_is_safe() or numba_parallel.NUM_THREADS < 2:
+        pytest.skip("this process launches none of Numba's threads")
+    most = numba_parallel.NUM_THREADS
+    x = rng.normal(size=(512, 1000))
+    with threads(most):
+        expected = fastsoftmax.softmax(x, axis=-1)
+    at_hand = _execute._team.launcher_at_hand
+    assert at_hand(most)
+    assert at_hand(1) == 0
+    assert at_hand(most - 1) is None or most == 2
+    assert at_hand(most + 1) is None
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(at_hand, most).result() is None
+    numba.set_num_threads(1)
+    try:
+        with threads(most):
+            np.testing.assert_array_equal(fastsoftmax.softmax(x, axis=-1), expected)
+    finally:
+        numba.set_num_threads(most)
 
 
 # --- many callers -----------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .columns import column_fold, fold_terms, load_sum, store_sum
 from .jit import inlined, piece
-from .lengths import BLOCK, SHORT_ROW
+from .lengths import BLOCK, KEPT, SHORT_ROW
 from .memory import load, store
 from .online import across, add, empty_sum, frame, join, term, whole
 from .shuffles import abreast, part
@@ -153,7 +153,8 @@ def backward_columns(summand, gradient):
         return summand(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0))
 
     @inlined
-    def few_sum(like, g, y, o, i, count, terms):
+    def few_sum(like, g, y, o, i, count, sums):
+        terms = terms_in(like, sums)
         for j in range(g.shape[1]):
             store(terms, (0, j, 0), summand_at(like, g, y, o, j, i, count), None)
         return fold_terms(like, terms, g.shape[1])
@@ -161,8 +162,8 @@ def backward_columns(summand, gradient):
     @inlined
     def sum_of(like, g, y, o, i, count, sums):
         n, w = g.shape[1], strands(like)
-        if n <= 4 * w:
-            return few_sum(like, g, y, o, i, count, terms_in(like, sums))
+        if n <= KEPT * w:
+            return few_sum(like, g, y, o, i, count, sums)
         for group in range(0, n, 4 * w):
             for k in range(min(w, n - group)):
                 j = group + k

@@ -1,7 +1,8 @@
 """Classes on a strided axis: ``x[outer, class, inner]``, one row in each lane, no transpose.
 
-Sums come in the order of `rows`: each lane keeps the partial sums that the lanes of a row would have held, in a
-scratch array that stays in the first cache. `narrow` runs the same code on small transposed tiles.
+Sums come in the order of `rows`: each lane keeps the partial sums that the lanes of a row would have held, or of a few
+classes their terms, in a scratch array that stays in the first cache. `narrow` runs the same code on small transposed
+tiles.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import by_type, inlined, piece
+from .lengths import KEPT
 from .memory import load, store
 from .online import add, bigger, empty_sum, frame, join, left_out, scaled, term
 from .row_states import NEAR_ZERO
@@ -59,7 +61,7 @@ def column_sum(like, x, out, top, few_top, o, i, count, shape, scale, sums):
     n, w = x.shape[1], strands(like)
     if n <= w:
         return few_sum(like, x, out, few_top, o, i, count, shape, scale, sums)
-    if n <= 4 * w:
+    if n <= KEPT * w:
         return few_sum(like, x, out, top, o, i, count, shape, scale, sums)
     tops = full(like, 0.0)
     for group in range(0, n, 4 * w):
@@ -91,7 +93,7 @@ def few_sum(like, x, out, top, o, i, count, shape, scale, sums):
 
 @inlined
 def fold_terms(like, terms, n):
-    """The sum of the terms of at most four classes a strand, from where they are kept; that of strands in registers."""
+    """The sum of kept terms, at most four a strand: these become one in place, the strands are folded in registers."""
     w = strands(like)
     for j in range(3 * w, n):
         merge(like, terms, j - w, j)

@@ -16,6 +16,12 @@ BLOCK = 16384
 # Rows of more blocks are always shared out by blocks, for a kernel has room on its stack for the maxima of so many.
 MOST_BLOCKS = 1024
 
+# Columns of up to so many classes a strand keep their terms until all are there, those of more the sums of strands.
+# Both lie in one room of so many float64 vectors with a lane for each of the columns at once: as many terms as that are
+# float32 vectors of half the size for 16 strands, or float64 vectors for 8.
+KEPT = 4
+SUMS_ROOM = 8 * KEPT
+
 # Plain arrays of up to this many elements have a kernel that looks at the array itself: what Python asks of an array
 # takes longer than a few rows. A matter of speed alone, as all that follows.
 SMALL = 12288

@@ -25,7 +25,7 @@ from . import (
     weighted,
 )
 from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, Loop, by_type, loss, read, write
-from .lengths import BATCH_VECTORS, BLOCK
+from .lengths import BATCH_VECTORS, BLOCK, SUMS_ROOM
 from .shuffles import abreast
 from .simd import doubles, wide, width
 from .small import over_small, over_small_gradients, over_small_losses, to_out, to_table
@@ -40,7 +40,7 @@ from .tiles import (
     tiles_of,
     worth_tiles,
 )
-from .transposed import AHEAD, ask_for_rows, load_rows, no_columns, second_rows, store_columns
+from .transposed import ROWS_AHEAD, ask_for_rows, load_rows, no_columns, second_rows, store_columns
 from .views import few_rows, from_row, lanes_of, scratch, view, with_classes
 
 
@@ -82,7 +82,7 @@ def over_columns(work, write=store_tile):
         for task in range(first, last):
             logits, results, more = view(x), view(out), view(extra)
             like = in_registers(lanes_of(logits))
-            sums = scratch(wide(like), 32)
+            sums = scratch(wide(like), SUMS_ROOM)
             classes = n if tiled else 1
             # One allocation: of several, those before one that fails would never be freed.
             room = heap(like, classes * tiles_of(more) + 1, tiled)
@@ -120,13 +120,13 @@ def over_narrow(work, write=store_columns):
             rows, results, more = view(x), view(out), view(extra)
             one = lanes_of(rows)
             like = in_registers(one)
-            sums = scratch(wide(like), 32)
+            sums = scratch(wide(like), SUMS_ROOM)
             tile, second_tile, written = scratch(like, 16), scratch(like, 16), scratch(like, 16)
             spare, spare_results = few_rows(rows), few_rows(results)
             result = with_classes(written, out.shape[1])
             for group in range(groups * task // tasks, groups * (task + 1) // tasks):
                 row = group * w
-                ask_for_rows(results, row + AHEAD, w, True)
+                ask_for_rows(results, row + ROWS_AHEAD, w, True)
                 logits = load_rows(like, tile, rows, spare, row, n, classes)
                 second = second_rows(like, second_tile, more, spare, row, n, classes)
                 work(like, logits, result, 0, 0, None, (row, 0, min(n - row, w)), second, sums)

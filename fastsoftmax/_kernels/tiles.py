@@ -10,8 +10,9 @@ from .simd import LINE, HalfType, is_single, strands, width
 from .views import ViewType, address, view
 
 # A tile of columns has up to so many numbers, a quarter of the second cache as float32, and so many columns: runs of
-# some lines are what memory likes. With few classes a narrow tile stays in the first cache (21 classes on one thread:
-# 61 cycles a vector with 512 columns, 44 with 128; gradients of two arrays on Zen 3: 256 columns 0.87 of 128).
+# some lines are what memory likes. With few classes a tile is narrow and has no more numbers than the first cache (21
+# classes on one thread of an Emerald Rapids: 61 cycles a vector with 512 columns, 44 with 128; gradients of two arrays
+# on Zen 3: 256 columns 0.87 of the time with 128, all else as fast).
 TILE, TILE_COLUMNS = 65536, 512
 FEW_CLASSES, NARROW_TILE, NARROW_TILE_COLUMNS = 64, 8192, 256
 # Classes at most so many bytes apart need none: what one column leaves of a line is the next one's, and pages are

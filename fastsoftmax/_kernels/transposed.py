@@ -18,7 +18,7 @@ from .views import ViewType, from_row, lanes_of, with_classes
 
 # Rows of a few classes are asked for so many rows ahead: between its loads and its stores a group computes for
 # longer than processors look ahead.
-AHEAD = 128
+ROWS_AHEAD = 128
 
 
 @inlined
@@ -56,11 +56,10 @@ def load_columns(like, tile, at, array, spare, row, rows, columns):
 @inlined
 def load_rows(like, tile, array, spare, row, rows, columns):
     """The rows from `row` on as columns of `tile`, one in each lane of `like`; later ones are asked for."""
-    w, at = width(lanes_of(array)), 0
-    ask_for_rows(array, row + AHEAD, width(like), False)
-    while at < width(like):
-        load_columns(lanes_of(array), tile, at, array, spare, row + at, rows, columns)
-        at += w
+    one = lanes_of(array)
+    ask_for_rows(array, row + ROWS_AHEAD, width(like), False)
+    for at in range(0, width(like), width(one)):
+        load_columns(one, tile, at, array, spare, row + at, rows, columns)
     return with_classes(tile, columns)
 
 

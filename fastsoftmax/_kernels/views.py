@@ -191,7 +191,7 @@ def from_row(typingctx, array, row):
 
 @intrinsic(prefer_literal=True)
 def terms_in(typingctx, like, sums):
-    """The scratch room of sums as room for vectors like `like`, which are never larger: for four a strand."""
+    """The scratch room of sums as room for vectors like `like`, which are never larger: for `lengths.KEPT` a strand."""
     if not isinstance(like, VectorType) or not isinstance(sums, ViewType):
         return None
     made = ViewType(like.element, 3)
@@ -204,7 +204,7 @@ def terms_in(typingctx, like, sums):
         word = ir.IntType(64)
         item = _item_bytes(like.element)
         row = item * like.lanes
-        target.strides = cgutils.pack_array(builder, [word(64 * row), word(row), word(item)])
+        target.strides = cgutils.pack_array(builder, [word(0), word(row), word(item)])
         return target._getvalue()
 
     return made(like, sums), codegen
