@@ -172,6 +172,8 @@ def each(function: Callable[[int], None], count: int, tasks: int) -> None:
             function(i)
         return
     parts, stop = deque(range(tasks)), threading.Event()
+    # Emptied at the end: threads have `work` for a moment after they are done, and not the caller's arrays with it.
+    held = [function]
 
     def work() -> None:
         # The parts are done by threads already: what they call must not share its work again.
@@ -184,7 +186,7 @@ def each(function: Callable[[int], None], count: int, tasks: int) -> None:
                 for i in range(count * part // tasks, count * (part + 1) // tasks):
                     if stop.is_set():
                         return
-                    function(i)
+                    held[0](i)
 
     futures: list[Future[None]] = []
     try:
@@ -198,6 +200,7 @@ def each(function: Callable[[int], None], count: int, tasks: int) -> None:
         raise
     finally:
         _wait_for(futures, stop)
+        held.clear()
 
 
 def _wait_for(futures: list[Future[None]], stop: threading.Event) -> None:

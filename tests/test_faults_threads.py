@@ -171,3 +171,20 @@ def test_beside_the_threads_of_pytorch(layer: str, first: str) -> None:
         print(len(good), all(good), np.allclose(theirs(), np.frombuffer(expected[1], np.float32).reshape(x.shape)))
         """
     assert printed(code, first, **layer_of(layer)) == "50 True True"
+
+
+def test_threads_have_let_go_of_the_arrays_when_a_call_returns() -> None:
+    """Who resizes an array in place, or counts what refers to it, finds none of the threads that worked on it."""
+    code = """
+        fastsoftmax.set_num_threads(4)
+        x = rng.normal(size=(600, 1000)).astype(np.float32)
+        out = np.empty_like(x)
+        before = sys.getrefcount(x), sys.getrefcount(out)
+        sys.setswitchinterval(1e-6)
+        for _ in range(2000):
+            fastsoftmax.softmax(x, axis=-1, out=out)
+            after = sys.getrefcount(x), sys.getrefcount(out)
+            assert after == before, (before, after)
+        print(fastsoftmax.show_config("dicts")["threading_layer"])
+        """
+    assert "workqueue" in printed(code, NUMBA_THREADING_LAYER="workqueue")
