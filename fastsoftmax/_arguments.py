@@ -19,6 +19,9 @@ FLOATING = "float16, bfloat16 (of ml_dtypes), float32 or float64"
 # digits.
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-30, 1e30
 
+# The very object that stands for no temperature, so that the shortest of calls need not compare numbers.
+ONE = 1.0
+
 _NAMES: dict[np.dtype, str] = {np.dtype(name): name for name in ("float32", "float64", "float16")}
 
 
@@ -71,6 +74,8 @@ def dtype_name(dtype: np.dtype) -> str | None:
 
 def array_of(x: Any, name: str) -> np.ndarray:
     """`x` as a plain array of a supported dtype, without a copy where NumPy can do without."""
+    if type(x) is np.ndarray and x.dtype in _NAMES:
+        return x
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array: pass {name}.data and where=~{name}.mask")
     try:
@@ -94,6 +99,8 @@ def array_of(x: Any, name: str) -> np.ndarray:
 
 def axes_of(axis: Any, ndim: int) -> tuple[int, ...]:
     """The class axes, sorted and without sign; None means all."""
+    if type(axis) is int and -ndim <= axis < ndim:
+        return (axis % ndim,)
     if axis is None:
         return tuple(range(ndim))
     wanted = axis if isinstance(axis, tuple) else (axis,)
@@ -151,6 +158,8 @@ def mask_of(where: Any, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def number_of(value: Any) -> float | None:
     """A number as float, infinite if it is too large; None if it is no number."""
+    if type(value) is float:
+        return value
     try:
         return None if isinstance(value, (str, bytes)) or np.ndim(value) else float(value)
     except OverflowError:
@@ -229,8 +238,12 @@ def plain(x: np.ndarray, out: np.ndarray) -> bool:
     read, written = x.flags, out.flags
     if not read.c_contiguous or not written.c_contiguous or x.shape != out.shape or not x.size:
         return False
-    # Two arrays that own their memory have none in common; asking that is faster.
-    return out is x or (read.owndata and written.owndata) or not np.may_share_memory(x, out)
+    return out is x or has_none_of(out, x)
+
+
+def has_none_of(out: np.ndarray, x: np.ndarray) -> bool:
+    """Whether two arrays have no memory in common, as two that own theirs; asking that is faster."""
+    return (out is not x and bool(x.flags.owndata and out.flags.owndata)) or not np.may_share_memory(x, out)
 
 
 def contiguous(x: Any, axis: Any) -> np.ndarray | None:
@@ -262,7 +275,12 @@ def takes_the_place(out: Any, x: np.ndarray) -> bool:
 
 def is_apart(out: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether `out` is a contiguous array of that shape that can be written, and has no memory in common with `x`."""
-    return is_like(out, x, shape) and bool(out.flags.writeable) and not np.may_share_memory(x, out)
+    return is_like(out, x, shape) and bool(out.flags.writeable) and has_none_of(out, x)
+
+
+def without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The shape of an array reduced over one axis."""
+    return shape[:-1] if axis == -1 else shape[:axis] + shape[axis % len(shape) + 1 :]
 
 
 def is_like(y: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:

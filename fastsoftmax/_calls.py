@@ -11,22 +11,23 @@ from ._arguments import Request
 from ._blocks import Blocks
 
 
-def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
+def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None, temperature: Any) -> np.ndarray | None:
     """The result of the simplest of calls; None if this is another one.
 
     Calls of microseconds feel any line of Python, those between arrays that fill the second cache most: what Python
     needs is not there any more.
     """
     dtype = _arguments.two_axes(x, axis, out)
+    scale = None if temperature is _arguments.ONE else _arguments.scale_of(temperature)
     if dtype is None:
-        return _quick_others(operation, (x,), axis, out)
+        return _quick_others(operation, (x,), axis, out, scale)
     result = np.empty(x.shape, x.dtype) if out is None else out
-    if x.size <= _plan.SMALL and _execute.small(operation, dtype)(x, result):
+    if x.size <= _plan.SMALL and scale is None and _execute.small(operation, dtype)(x, result):
         return result
     if not _arguments.plain(x, result):
         return None
     plan = _plan.rows(operation, dtype, *x.shape, _execute.get_num_threads(), True)
-    _execute.run(plan, x, result)
+    _execute.run(plan, x, result, scale)
     return result
 
 
@@ -34,7 +35,7 @@ def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | 
     """The gradients of the simplest of calls; None if this is another one."""
     dtype = _arguments.two_axes(g, axis, out)
     if dtype is None:
-        return _quick_others(operation, (g, y), axis, out)
+        return _quick_others(operation, (g, y), axis, out, None)
     if type(y) is not np.ndarray or y.ndim != 2 or not _arguments.same_dtype(y, g):
         return None
     result = np.empty(g.shape, g.dtype) if out is None else out
@@ -47,26 +48,29 @@ def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | 
     return result
 
 
-def _quick_others(operation: str, arrays: tuple[Any, ...], axis: Any, out: np.ndarray | None) -> np.ndarray | None:
+def _quick_others(
+    operation: str, arrays: tuple[Any, ...], axis: Any, out: np.ndarray | None, scale: Any
+) -> np.ndarray | None:
     """The same, forwards or backwards, for contiguous arrays of other axes than two, or with classes on another one."""
     x = arrays[0]
     seen = _arguments.contiguous(x, axis)
     dtype = None if seen is None else _arguments.native_name(x)
     if seen is None or dtype is None:
         return None
-    if out is None:
-        out = np.empty(x.shape, x.dtype)
-    elif not _arguments.takes_the_place(out, x):
+    if out is not None and not _arguments.takes_the_place(out, x):
         return None
-    place = out.reshape(seen.shape)
-    views: tuple[np.ndarray, ...] = (seen, place)
+    read: tuple[np.ndarray, ...] = (seen,)
     if len(arrays) == 2:
         y = arrays[1]
-        if not (_arguments.is_like(y, x, x.shape) and _arguments.takes_the_place(out, y)):
+        if not _arguments.is_like(y, x, x.shape) or (out is not None and not _arguments.takes_the_place(out, y)):
             return None
-        views = (seen, y.reshape(seen.shape), place)
-    if seen.ndim == 3 or x.size > _plan.SMALL or not _execute.small(operation, dtype)(*views):
-        _run(operation, dtype, views, None)
+        read = seen, y.reshape(seen.shape)
+    if out is None:
+        out = np.empty(x.shape, x.dtype)
+    views = (*read, out.reshape(seen.shape))
+    plain = seen.ndim == 2 and scale is None and x.size <= _plan.SMALL
+    if not (plain and _execute.small(operation, dtype)(*views)):
+        _run(operation, dtype, views, scale)
     return out
 
 
@@ -76,9 +80,7 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
     dtype = None if x is None else _arguments.native_name(x)
     if x is None or dtype is None:
         return None
-    shape: tuple[int, ...] = ()
-    if axis is not None:
-        shape = a.shape[:-1] if axis == -1 else a.shape[:axis] + a.shape[axis % a.ndim + 1 :]
+    shape = () if axis is None else _arguments.without_axis(a.shape, axis)
     if out is None:
         sums = np.empty(shape, a.dtype)
     elif _arguments.is_apart(out, a, shape):

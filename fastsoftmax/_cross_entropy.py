@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _loss_arguments, _losses
-
-# The very objects that stand for an option that is not given, so that the shortest of calls need not compare values.
-ZERO, ONE, MEAN, IGNORED = 0.0, 1.0, "mean", _loss_arguments.DEFAULT_IGNORE_INDEX
+from ._loss_arguments import DEFAULT_IGNORE_INDEX as IGNORED
+from ._loss_arguments import MEAN, ONE, ZERO
 
 
 def cross_entropy(
@@ -110,17 +109,13 @@ def cross_entropy(
     >>> fastsoftmax.cross_entropy(logits, [0, -100], reduction="none")
     array([0.23954..., 0.        ])
     """
-    if (
-        label_smoothing is z_loss is focal_gamma is ZERO
-        and weight is sample_weight is num_items is softcap is None
-        and (temperature is ONE and reduction is MEAN and ignore_index is IGNORED and return_lse is False)
-    ):
-        quick = _losses.quick("cross_entropy", logits, target, axis, None)
-        if quick is not None:
-            return quick[0]
     options = _loss_arguments.options_of(
         reduction, label_smoothing, num_items, temperature, softcap, z_loss, focal_gamma
     )
+    if weight is sample_weight is None and return_lse is False:
+        quick = _losses.quick("cross_entropy", logits, target, axis, ignore_index, options, None)
+        if quick is not None:
+            return quick[0]
     request = _loss_arguments.loss_request(logits, target, axis, ignore_index, sample_weight, weight, options)
     loss = _losses.carry_out(request, return_lse)
     return (loss.value, loss.lse) if return_lse else loss.value
@@ -188,17 +183,13 @@ def cross_entropy_with_grad(
     >>> grad
     array([[ 0.5, -0.5]])
     """
-    if (
-        label_smoothing is z_loss is focal_gamma is ZERO
-        and weight is sample_weight is num_items is softcap is grad_output is None
-        and (temperature is ONE and reduction is MEAN and ignore_index is IGNORED and return_lse is False)
-    ):
-        quick = _losses.quick("cross_entropy_with_grad", logits, target, axis, out)
-        if quick is not None:
-            return quick
     options = _loss_arguments.options_of(
         reduction, label_smoothing, num_items, temperature, softcap, z_loss, focal_gamma
     )
+    if weight is sample_weight is grad_output is None and return_lse is False:
+        quick = _losses.quick("cross_entropy_with_grad", logits, target, axis, ignore_index, options, out)
+        if quick is not None:
+            return quick
     request = _loss_arguments.loss_request(logits, target, axis, ignore_index, sample_weight, weight, options)
     loss = _losses.carry_out(_loss_arguments.with_gradient(request, grad_output, out), return_lse)
     return (loss.value, loss.gradient, loss.lse) if return_lse else (loss.value, loss.gradient)

@@ -7,11 +7,11 @@ one axis, and either they or another axis must be contiguous. What does not fit 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from ._kernels.lengths import SHORT_ROW
 
@@ -38,10 +38,22 @@ class View(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """An axis, perhaps of several merged: its size and its stride in each array."""
+    """An axis, perhaps of several merged: which these are, its size, and its stride in each array."""
 
+    axes: tuple[int, ...]
     size: int
     strides: tuple[int, ...]
+
+
+class _Recipe(NamedTuple):
+    """How to see arrays as kernels do: the order of their axes, and into what sizes these are merged.
+
+    The first `loops` of the merged axes have a view for each position; the next are rows, classes and perhaps columns.
+    """
+
+    order: tuple[int, ...]
+    loops: int
+    sizes: tuple[int, ...]
 
 
 def views(arrays: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> list[View] | None:
@@ -73,29 +85,53 @@ def _contiguous(arrays: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> list[V
 
 def _strided(arrays: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> list[View] | None:
     shape = arrays[0].shape
-    items = tuple(a.itemsize for a in arrays)
+    if 0 in shape:
+        return None
+    recipe = _recipe(shape, tuple((a.itemsize, a.shape == shape, a.strides) for a in arrays), axes)
+    if recipe is None:
+        return None
+    order, loops, sizes = recipe
+    numbers = (*sizes[: loops + 1], 1, *sizes[loops + 2 :])
+    # Only what lies one behind the other is merged, so nothing is copied here.
+    whole = [a.transpose(order).reshape(sizes if a.shape == shape else numbers) for a in arrays]
+    if not loops:
+        return [View(tuple(whole))]
+    return [View(tuple(a[position] for a in whole)) for position in np.ndindex(sizes[:loops])]
+
+
+@functools.lru_cache(maxsize=1024)
+def _recipe(
+    shape: tuple[int, ...], arrays: tuple[tuple[int, bool, tuple[int, ...]], ...], axes: tuple[int, ...]
+) -> _Recipe | None:
+    """The recipe for arrays of that shape, or with size 1 along the class axes; None where there is none.
+
+    Of each array `arrays` has the size of an element, whether it has the shape, and the strides.
+    """
 
     def axis(i: int) -> _Axis:
-        return _Axis(shape[i], tuple(a.strides[i] if a.shape[i] > 1 else 0 for a in arrays))
+        return _Axis((i,), shape[i], tuple(strides[i] if full or i not in axes else 0 for _, full, strides in arrays))
 
+    items = tuple(item for item, _, _ in arrays)
     classes = _merged([axis(i) for i in axes if shape[i] > 1])
     others = [axis(i) for i in range(len(shape)) if i not in axes and shape[i] > 1]
     others = _merged(sorted(others, key=lambda a: [-abs(s) for s in a.strides]))
     if len(classes) > 1:
         return None
-    row = classes[0] if classes else _Axis(1, items)
-    last: list[_Axis] = [row]
-    reduced = [a.size < arrays[0].size for a in arrays]
-    if any(s != item for s, item, one in zip(row.strides, items, reduced, strict=True) if not one):
+    row = classes[0] if classes else _Axis((), 1, items)
+    last = [row]
+    if any(full and s != item for s, (item, full, _) in zip(row.strides, arrays, strict=True)):
         inner = next((a for a in others if a.strides == items), None)
         if inner is None or not worth_columns(row.size, inner.size):
             return None
         others.remove(inner)
         last.append(inner)
-    *loops, outer = others or [_Axis(1, (0,) * len(arrays))]
+    *loops, outer = others or [_Axis((), 1, (0,) * len(arrays))]
     if math.prod(axis.size for axis in loops) > MOST_VIEWS:
         return None
-    return _cut(arrays, loops, [outer, *last], reduced)
+    merged = [*loops, outer, *last]
+    order = [i for axis in merged for i in axis.axes]
+    alone = [i for i in range(len(shape)) if i not in order]  # of size 1
+    return _Recipe((*order, *alone), len(loops), tuple(axis.size for axis in merged))
 
 
 def _merged(axes: list[_Axis]) -> list[_Axis]:
@@ -104,20 +140,7 @@ def _merged(axes: list[_Axis]) -> list[_Axis]:
     for axis in axes:
         before = merged[-1] if merged else None
         if before is not None and all(s == t * axis.size for s, t in zip(before.strides, axis.strides, strict=True)):
-            merged[-1] = _Axis(before.size * axis.size, axis.strides)
+            merged[-1] = _Axis(before.axes + axis.axes, before.size * axis.size, axis.strides)
         else:
             merged.append(axis)
     return merged
-
-
-def _cut(arrays: tuple[np.ndarray, ...], loops: list[_Axis], axes: list[_Axis], reduced: list[bool]) -> list[View]:
-    """A view along `axes` for each position along `loops`."""
-    whole = []
-    for k, array in enumerate(arrays):
-        sizes = [axis.size for axis in (*loops, *axes)]
-        if reduced[k]:
-            sizes[len(loops) + 1] = 1
-        strides = [axis.strides[k] for axis in (*loops, *axes)]
-        whole.append(as_strided(array, sizes, strides, writeable=array.flags.writeable))
-    positions = np.ndindex(*(axis.size for axis in loops))
-    return [View(tuple(array[position] for array in whole)) for position in positions]

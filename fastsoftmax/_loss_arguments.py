@@ -10,18 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _execute
+from ._arguments import ONE as ONE
 from ._arguments import (
     array_of,
     axes_of,
     collide,
+    contiguous,
     dtype_name,
+    native_name,
     new_like,
     number_of,
     out_of,
-    plain,
     promoted,
     scale_of,
-    two_axes,
+    takes_the_place,
+    without_axis,
 )
 from ._layout import View, views
 
@@ -140,17 +143,31 @@ def loss_request(
     )
 
 
-def plain_name(logits: Any, target: Any, axis: Any, out: Any) -> str | None:
-    """The kernels' dtype of arrays that need no more preparing, contiguous logits of two axes with labels of int64.
+def straight(logits: Any, target: Any, axis: Any, ignored: Any, out: Any) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """What needs no more preparing: the kernels' dtype, the logits as these see them, the class index of each row.
 
-    As `two_axes` of softmax: most calls are of this kind, and those of microseconds feel any question.
+    That is of contiguous arrays; None for others. Most calls are of this kind, and those of microseconds feel any
+    question.
     """
-    name = two_axes(logits, axis, out)
-    if name not in ("float32", "float64") or type(target) is not np.ndarray or target.dtype != INT64:
+    x = contiguous(logits, axis)
+    name = None if x is None or axis is None else native_name(x)
+    if x is None or name is None or (out is not None and not takes_the_place(out, logits)):
         return None
-    if target.shape != logits.shape[:1] or not target.flags.c_contiguous:
+    if type(target) is not np.ndarray or target.shape != without_axis(logits.shape, axis):
         return None
-    return name if plain(logits, logits if out is None else out) else None
+    if target.dtype != INT64:
+        kind = target.dtype
+        if kind.kind != "i" and (kind.kind != "u" or kind.itemsize == INT64.itemsize):
+            return None
+        target = target.astype(INT64)
+    if not target.flags.c_contiguous or type(ignored) is not int or not -(2**63) <= ignored < 2**63:
+        return None
+    return name, x, target.reshape(-1)
+
+
+def bad_row(row: int, shape: tuple[int, ...], label: int, classes: int, ignored: int) -> IndexError:
+    """The error for a class index that is none, of a row of so many."""
+    return bad_label(tuple(int(i) for i in np.unravel_index(row, shape)), label, classes, ignored)
 
 
 def bad_label(position: tuple[int, ...], label: int, classes: int, ignored: int) -> IndexError:
@@ -178,8 +195,25 @@ def with_gradient(request: LossRequest, grad_output: Any, out: Any) -> LossReque
     return request._replace(out=place, result=result, private=private, grad_output=given)
 
 
-def options_of(*given: Any) -> Options:
-    """The options of a loss that are numbers and words, from reduction to focal_gamma."""
+# With `ONE`, the very objects that stand for options that are not given.
+ZERO, MEAN = 0.0, "mean"
+PLAIN = Options(MEAN, ZERO, ONE, None, ZERO, ZERO, None)
+
+
+def options_of(
+    reduction: Any,
+    label_smoothing: Any,
+    num_items: Any,
+    temperature: Any,
+    softcap: Any,
+    z_loss: Any,
+    focal_gamma: Any,
+) -> Options:
+    """The options of a loss that are numbers and words."""
+    none_given = label_smoothing is z_loss is focal_gamma is ZERO and num_items is softcap is None
+    if none_given and temperature is ONE and reduction is MEAN:
+        return PLAIN
+    given = reduction, label_smoothing, num_items, temperature, softcap, z_loss, focal_gamma
     try:
         hash(given)
     except TypeError:  # an array, which is an error that `_options` explains
@@ -294,9 +328,9 @@ def _table(labels: np.ndarray, logits: np.ndarray, axis: int, ignored: int) -> t
         and labels.dtype == np.int64
         and -(2**63) <= ignored < 2**63
     ):
-        bad_row, label, counted = _execute.read_labels(labels.reshape(-1), table.reshape(-1, 1), classes, ignored)
-        if bad_row >= 0:
-            raise bad_label(tuple(int(i) for i in np.unravel_index(bad_row, labels.shape)), label, classes, ignored)
+        bad, label, counted = _execute.read_labels(labels.reshape(-1), table.reshape(-1, 1), classes, ignored)
+        if bad >= 0:
+            raise bad_row(bad, labels.shape, label, classes, ignored)
         return table, counted
     mine = np.array(labels)
     counted = mine.size

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _execute, _loss_arguments, _plan
+from . import _arguments, _execute, _loss_arguments, _plan
 from ._blocks import Blocks
-from ._loss_arguments import LossRequest, name_of
+from ._loss_arguments import PLAIN, LossRequest, Options, name_of
 
-FLOAT64 = np.dtype(np.float64)
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class Loss(NamedTuple):
@@ -35,38 +35,41 @@ class _Rows(NamedTuple):
         return [self.table] if self.more is None else [self.table, self.more]
 
 
-# hit, smooth, smooth * sum of weights, z: a loss without options.
-_PLAIN = (1.0, 0.0, 0.0, 0.0)
-_NO_ROWS, _NO_CLASSES = np.empty((0, 1)), np.empty(0)
+_NO_ROWS = {2: np.empty((0, 1)), 3: np.empty((0, 1, 1))}
+_NO_CLASSES = np.empty(0)
 
 
-def quick(operation: str, logits: Any, target: Any, axis: Any, out: Any) -> tuple[Any, np.ndarray | None] | None:
-    """The mean loss of the simplest of calls and its gradient if it has one; None if this is another call."""
-    name = _loss_arguments.plain_name(logits, target, axis, out)
-    if name is None:
+def quick(
+    operation: str, logits: Any, target: Any, axis: Any, ignored: Any, options: Options, out: Any
+) -> tuple[Any, np.ndarray | None] | None:
+    """The loss of contiguous logits with class indices, and its gradient if asked for; None if this is another call."""
+    seen = _loss_arguments.straight(logits, target, axis, ignored, out)
+    if seen is None or options.softcap is not None or options.focal_gamma > 0:
         return None
-    rows, classes = logits.shape
-    ignored = _loss_arguments.DEFAULT_IGNORE_INDEX
+    name, x, labels = seen
+    rows, classes = labels.size, x.shape[1]
     gradient = None
     if operation == "cross_entropy_with_grad":
         gradient = np.empty(logits.shape, logits.dtype) if out is None else out
-    small = rows <= _plan.FEW_LABELLED_ROWS and logits.size <= _plan.SMALL
+    place = x if gradient is None else gradient.reshape(x.shape)  # without a gradient nothing is written there
+    small = rows <= _plan.FEW_LABELLED_ROWS and x.size <= _plan.SMALL and x.ndim == 2 and options == PLAIN
     if small:
-        place = logits if gradient is None else gradient  # without a gradient nothing is written there
-        bad, label, count, total = _execute.small(operation, name)(logits, target, place, (classes, ignored))
+        bad, label, count, total = _execute.small(operation, name)(x, labels, place, (classes, ignored))
     else:
-        table = np.empty((rows, 1))
-        bad, label, count = _execute.read_labels(target, table, classes, ignored)
+        losses = np.empty(rows)
+        bad, label, count = _execute.read_labels(labels, losses.reshape(-1, 1), classes, ignored)
     if bad >= 0:
-        raise _loss_arguments.bad_label((bad,), label, classes, ignored)
+        raise _loss_arguments.bad_row(bad, target.shape, label, classes, ignored)
     if count == 0:
         return None
-    if not small:
-        plan = _plan.rows(operation, name, rows, classes, _execute.get_num_threads(), True)
-        numbers = (table, _NO_ROWS, _NO_CLASSES, *_PLAIN, 1.0 / count, 0.0)
-        _execute.run_loss(plan, logits, table if gradient is None else gradient, numbers, None)
-        total = _execute.total(table)
-    return logits.dtype.type(total / count), gradient
+    if small:
+        return _dtype_of(x.dtype).type(total / count), gradient
+    denominator = (options.num_items or float(count)) if options.reduction == "mean" else 1.0
+    terms = _terms(options, classes, classes, 1.0 / denominator / options.temperature)
+    table = losses.reshape((len(x), 1, *x.shape[2:]))
+    scale = _arguments.scale_of(options.temperature)
+    _run(operation, name, x, None if gradient is None else place, (table, _NO_ROWS[x.ndim], _NO_CLASSES, *terms), scale)
+    return _reduced(losses.reshape(target.shape), options, denominator, x.dtype), gradient
 
 
 def carry_out(request: LossRequest, return_lse: bool) -> Loss:
@@ -82,7 +85,8 @@ def carry_out(request: LossRequest, return_lse: bool) -> Loss:
     if rows.more is None:
         with np.errstate(divide="ignore", invalid="ignore"):
             factor = float(np.float64(request.grad_output) / denominator / options.temperature)
-    terms = _terms(request, factor)
+    weights = request.classes if request.weight is None else _execute.total(request.weight)
+    terms = _terms(options, request.classes, weights, factor)
     if not request.classes:
         rows.table[...] = 0.0  # nothing to lose: class indices are all ignored, distributions empty
         if rows.more is not None:
@@ -94,9 +98,12 @@ def carry_out(request: LossRequest, return_lse: bool) -> Loss:
             _through_kernels(request, rows, terms)
     if request.result is not None and request.out is not None and request.private:
         np.copyto(request.result, request.out)
-    dtype = np.dtype(np.float64 if request.kind == FLOAT64 else np.float32)
-    lse = None if rows.more is None or not return_lse else rows.more.astype(dtype)[()]
-    return Loss(_reduced(request, rows.table, denominator, dtype), request.result, lse)
+    lse = None if rows.more is None or not return_lse else rows.more.astype(_dtype_of(request.kind))[()]
+    losses = rows.table
+    if request.sample_weight is not None:
+        # An ignored row counts nothing, whatever its weight.
+        losses = losses * request.sample_weight
+    return Loss(_reduced(losses, options, denominator, request.kind), request.result, lse)
 
 
 def _mass(request: LossRequest) -> np.ndarray | None:
@@ -136,11 +143,9 @@ def _rows(request: LossRequest, mass: np.ndarray | None, denominator: float, ret
     return _Rows(table, more)
 
 
-def _terms(request: LossRequest, factor: float) -> tuple[float, ...]:
-    """What kernels take as `terms`."""
-    options = request.options
-    smooth = options.label_smoothing / max(request.classes, 1)
-    weights = request.classes if request.weight is None else _execute.total(request.weight)
+def _terms(options: Options, classes: int, weights: float, factor: float) -> tuple[float, ...]:
+    """What kernels take as `terms`; `weights` is the sum of those of the classes."""
+    smooth = options.label_smoothing / max(classes, 1)
     return (
         1.0 - options.label_smoothing,
         smooth,
@@ -151,29 +156,42 @@ def _terms(request: LossRequest, factor: float) -> tuple[float, ...]:
     )
 
 
+def _run(
+    operation: str,
+    dtype: str,
+    x: np.ndarray,
+    out: np.ndarray | None,
+    numbers: tuple[Any, ...],
+    scale: Any,
+    threads: int | None = None,
+) -> None:
+    """Plan and execute one canonical piece of work; the table of the rows is the first of the numbers."""
+    table, more = numbers[:2]
+    threads = threads or _execute.get_num_threads()
+    if x.ndim == 2:
+        dense = bool(table.flags.c_contiguous and (not more.size or more.flags.c_contiguous))
+        plan = _plan.rows(operation, dtype, *x.shape, threads, dense)
+    else:
+        plan = _plan.columns(operation, dtype, *x.shape, threads)
+    _execute.run_loss(plan, x, table if out is None else out, numbers, scale)
+
+
 def _through_kernels(request: LossRequest, rows: _Rows, terms: tuple[float, ...]) -> None:
     """Class indices and a loss that is linear in the probabilities."""
     operation = "cross_entropy" if request.out is None else "cross_entropy_with_grad"
     dtype, scale = name_of(request.kind), request.scale
-    weights = np.empty(0) if request.weight is None else request.weight
-    threads = _execute.get_num_threads()
+    weights = _NO_CLASSES if request.weight is None else request.weight
 
-    def run(x: np.ndarray, out: np.ndarray | None, numbers: list[np.ndarray], threads: int) -> None:
-        table = numbers[0]
-        more = numbers[1] if len(numbers) > 1 else np.empty((0,) * table.ndim)
-        if x.ndim == 2:
-            dense = all(array.flags.c_contiguous for array in numbers)
-            plan = _plan.rows(operation, dtype, *x.shape, threads, dense)
-        else:
-            plan = _plan.columns(operation, dtype, *x.shape, threads)
-        _execute.run_loss(plan, x, table if out is None else out, (table, more, weights, *terms), scale)
+    def run(x: np.ndarray, out: np.ndarray | None, numbers: list[np.ndarray], threads: int | None = None) -> None:
+        more = numbers[1] if len(numbers) > 1 else _NO_ROWS[x.ndim]
+        _run(operation, dtype, x, out, (numbers[0], more, weights, *terms), scale, threads)
 
     views = request.views(rows.arrays)
     if views is not None:
         for view in views:
             x, *others = view.arrays
             out = None if request.out is None else others.pop(0)
-            run(x, out, others, threads)
+            run(x, out, others)
         return
 
     def do(blocks: Blocks, index: int, numbers: list[np.ndarray], threads: int) -> None:
@@ -239,12 +257,15 @@ def _through_blocks(
         np.copyto(array, values.reshape(array.shape))
 
 
-def _reduced(request: LossRequest, losses: np.ndarray, denominator: float, dtype: np.dtype) -> Any:
+def _dtype_of(kind: np.dtype) -> np.dtype:
+    """The dtype of losses, from that of the gradient."""
+    return FLOAT64 if kind == FLOAT64 else FLOAT32
+
+
+def _reduced(losses: np.ndarray, options: Options, denominator: float, kind: np.dtype) -> Any:
     """The losses of the rows as the caller wants them."""
-    if request.sample_weight is not None:
-        # An ignored row counts nothing, whatever its weight.
-        losses = losses * request.sample_weight
-    if request.options.reduction == "none":
+    dtype = _dtype_of(kind)
+    if options.reduction == "none":
         return losses.astype(dtype, order="C")[()]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return dtype.type(np.float64(_execute.total(losses)) / denominator)

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _arguments, _calls
-
-# The very object that stands for no temperature, so that the shortest of calls need not compare numbers.
-ONE = 1.0
+from ._arguments import ONE
 
 
 def softmax(
@@ -78,8 +76,8 @@ def softmax(
     >>> fastsoftmax.softmax([3.0, 1.0, 2.0], where=[True, False, True])
     array([0.73105858, 0.        , 0.26894142])
     """
-    if where is None and dtype is None and temperature is ONE:
-        result = _calls.quick("softmax", x, axis, out)
+    if where is None and dtype is None:
+        result = _calls.quick("softmax", x, axis, out, temperature)
         if result is not None:
             return result
     request = _arguments.elementwise(x, axis, where, temperature, dtype, out)
@@ -138,8 +136,8 @@ def log_softmax(
     >>> fastsoftmax.log_softmax([0.0, -40.0])
     array([-4.24835426e-18, -4.00000000e+01])
     """
-    if where is None and dtype is None and temperature is ONE:
-        result = _calls.quick("log_softmax", x, axis, out)
+    if where is None and dtype is None:
+        result = _calls.quick("log_softmax", x, axis, out, temperature)
         if result is not None:
             return result
     request = _arguments.elementwise(x, axis, where, temperature, dtype, out)
