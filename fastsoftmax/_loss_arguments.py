@@ -96,7 +96,8 @@ class LossRequest(NamedTuple):
         """The logits, the gradient's place if there is one, and numbers of rows as kernels read them, or None."""
         if self.logits.dtype != self.kind:
             return None
-        spread = (np.expand_dims(array, self.axis) for array in numbers)
+        place = (slice(None),) * self.axis + (None,)
+        spread = (array[place] for array in numbers)
         arrays = (self.logits, *(() if self.out is None else (self.out,)), *spread)
         return views(arrays, (self.axis,))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,10 @@ from ._blocks import Blocks
 from ._loss_arguments import PLAIN, LossRequest, Options, name_of
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+# What is nearer to this than to infinity, is the largest number of float32.
+MOST_SINGLE = 2.0**128 - 2.0**103
 
 
 class Loss(NamedTuple):
@@ -63,7 +68,7 @@ def quick(
     if count == 0:
         return None
     if small:
-        return _dtype_of(x.dtype).type(total / count), gradient
+        return _number(total / count, x.dtype), gradient
     denominator = (options.num_items or float(count)) if options.reduction == "mean" else 1.0
     terms = _terms(options, classes, classes, 1.0 / denominator / options.temperature)
     table = losses.reshape((len(x), 1, *x.shape[2:]))
@@ -83,8 +88,7 @@ def carry_out(request: LossRequest, return_lse: bool) -> Loss:
     rows = _rows(request, weighed, denominator, return_lse)
     factor = 1.0
     if rows.more is None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            factor = float(np.float64(request.grad_output) / denominator / options.temperature)
+        factor = _divided(float(request.grad_output), denominator) / options.temperature
     weights = request.classes if request.weight is None else _execute.total(request.weight)
     terms = _terms(options, request.classes, weights, factor)
     if not request.classes:
@@ -264,8 +268,21 @@ def _dtype_of(kind: np.dtype) -> np.dtype:
 
 def _reduced(losses: np.ndarray, options: Options, denominator: float, kind: np.dtype) -> Any:
     """The losses of the rows as the caller wants them."""
-    dtype = _dtype_of(kind)
     if options.reduction == "none":
-        return losses.astype(dtype, order="C")[()]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return dtype.type(np.float64(_execute.total(losses)) / denominator)
+        with np.errstate(over="ignore"):
+            return losses.astype(_dtype_of(kind), order="C")[()]
+    return _number(_divided(_execute.total(losses), denominator), kind)
+
+
+def _divided(number: float, denominator: float) -> float:
+    """The quotient as NumPy has it: by 0 too."""
+    if denominator:
+        return number / denominator
+    return math.nan if math.isnan(number) or not number else math.copysign(math.inf, number)
+
+
+def _number(loss: float, kind: np.dtype) -> Any:
+    """A loss in its dtype, without NumPy's warning where that has no number as large."""
+    if kind != FLOAT64 and MOST_SINGLE < abs(loss) < math.inf:
+        loss = math.copysign(math.inf, loss)
+    return _dtype_of(kind).type(loss)

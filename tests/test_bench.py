@@ -155,6 +155,19 @@ def test_a_peer_that_disagrees_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
         grid.measure(Case("softmax", (5, 7), threads=1), INSTANT)
 
 
+def test_a_peer_without_a_result_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyTorch's mean loss of 262144 rows of float16, whose number is infinite there."""
+
+    def overflowing(case: Case, data: Data) -> Any:
+        (contender,) = ALL[OURS](case, data)
+        yield type(contender)(contender.call, lambda: (contender.results()[0] * float("nan"),))
+
+    monkeypatch.setitem(ALL, NUMPY, overflowing)
+    measured = grid.measure(Case("softmax", (5, 7), threads=1), INSTANT)
+    assert OURS in measured
+    assert NUMPY not in measured
+
+
 def test_contenders_take_turns() -> None:
     calls: list[str] = []
     effort = Effort(rounds=3, warm_ns=0, turn_ns=0, budget_ns=10**12, least_turns=1)
