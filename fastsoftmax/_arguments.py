@@ -238,12 +238,8 @@ def plain(x: np.ndarray, out: np.ndarray) -> bool:
     read, written = x.flags, out.flags
     if not read.c_contiguous or not written.c_contiguous or x.shape != out.shape or not x.size:
         return False
-    return out is x or has_none_of(out, x)
-
-
-def has_none_of(out: np.ndarray, x: np.ndarray) -> bool:
-    """Whether two arrays have no memory in common, as two that own theirs; asking that is faster."""
-    return (out is not x and bool(x.flags.owndata and out.flags.owndata)) or not np.may_share_memory(x, out)
+    # Two arrays that own their memory have none in common; asking that is faster.
+    return out is x or (read.owndata and written.owndata) or not np.may_share_memory(x, out)
 
 
 def contiguous(x: Any, axis: Any) -> np.ndarray | None:
@@ -275,7 +271,7 @@ def takes_the_place(out: Any, x: np.ndarray) -> bool:
 
 def is_apart(out: Any, x: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether `out` is a contiguous array of that shape that can be written, and has no memory in common with `x`."""
-    return is_like(out, x, shape) and bool(out.flags.writeable) and has_none_of(out, x)
+    return is_like(out, x, shape) and bool(out.flags.writeable) and not np.may_share_memory(x, out)
 
 
 def without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -26,8 +26,7 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None, temperature
         return result
     if not _arguments.plain(x, result):
         return None
-    plan = _plan.rows(operation, dtype, *x.shape, _execute.get_num_threads(), True)
-    _execute.run(plan, x, result, scale)
+    _run_plain(operation, dtype, x, result, scale)
     return result
 
 
@@ -43,8 +42,7 @@ def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | 
         return result
     if not (_arguments.plain(g, result) and _arguments.plain(y, result)):
         return None
-    plan = _plan.rows(operation, dtype, *g.shape, _execute.get_num_threads(), True)
-    _execute.run(plan, g, result, y)
+    _run_plain(operation, dtype, g, result, y)
     return result
 
 
@@ -67,10 +65,10 @@ def _quick_others(
         read = seen, y.reshape(seen.shape)
     if out is None:
         out = np.empty(x.shape, x.dtype)
-    views = (*read, out.reshape(seen.shape))
+    place = out.reshape(seen.shape)
     plain = seen.ndim == 2 and scale is None and x.size <= _plan.SMALL
-    if not (plain and _execute.small(operation, dtype)(*views)):
-        _run(operation, dtype, views, scale)
+    if not (plain and _execute.small(operation, dtype)(*read, place)):
+        _run_plain(operation, dtype, seen, place, scale if len(read) == 1 else read[1])
     return out
 
 
@@ -89,8 +87,22 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
         return None
     kept = sums.reshape(-1, 1) if x.ndim == 2 else sums.reshape(-1, 1, x.shape[2])
     if x.ndim == 3 or x.size > _plan.SMALL or not _execute.small("logsumexp", dtype)(x, kept):
-        _run("logsumexp", dtype, (x, kept), None)
+        _run_plain("logsumexp", dtype, x, kept, None)
     return sums[()] if out is None else out
+
+
+def _run_plain(operation: str, dtype: str, x: np.ndarray, out: np.ndarray, extra: Any) -> None:
+    """Plan and execute what contiguous arrays hold, or do once more what was done for such arrays before."""
+    threads = _execute.get_num_threads()
+    call = operation, dtype, x.shape, threads, extra is None
+    if not _execute.repeat(call, x, out, extra):
+        _execute.run(_planned(operation, dtype, x.shape, threads, True), x, out, extra, call)
+
+
+def _planned(operation: str, dtype: str, shape: tuple[int, ...], threads: int, dense: bool) -> _plan.Plan:
+    if len(shape) == 2:
+        return _plan.rows(operation, dtype, *shape, threads, dense)
+    return _plan.columns(operation, dtype, *shape, threads)
 
 
 def carry_out(operation: str, request: Request, masked: float = 0.0) -> np.ndarray:
@@ -110,12 +122,8 @@ def _run(operation: str, dtype: str, arrays: tuple[np.ndarray, ...], scale: Any,
     """Plan and execute one canonical piece of work."""
     x, out = arrays[0], arrays[-1]
     extra = scale if len(arrays) == 2 else arrays[1]
-    threads = threads or _execute.get_num_threads()
-    if x.ndim == 2:
-        dense = all(array.flags.c_contiguous for array in arrays)
-        plan = _plan.rows(operation, dtype, *x.shape, threads, dense)
-    else:
-        plan = _plan.columns(operation, dtype, *x.shape, threads)
+    dense = all(array.flags.c_contiguous for array in arrays)
+    plan = _planned(operation, dtype, x.shape, threads or _execute.get_num_threads(), dense)
     _execute.run(plan, x, out, extra)
 
 

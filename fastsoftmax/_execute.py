@@ -1,27 +1,16 @@
-"""Carries out plans. The only module that knows threads, threading layers and forks.
+"""Carries out plans: which compiled code is called with what, and how often.
 
-A plan of several tasks runs as a `prange` where that is safe, else on Python threads over the same
-kernels, which release the GIL. It is not safe in a child forked from a process that had launched
-(Numba ends it), nor on the workqueue layer, where two callers at once abort the process.
 Compiled code hears no signal: what takes long is done in several calls, for Ctrl-C to come through between them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Hashable
 from typing import Any
 
-import numba
 import numpy as np
-from numba.np.ufunc import parallel as numba_parallel
 
-from . import _machine
+from . import _threads
 from ._kernels.cache import folder
 from ._kernels.jit import Loop, launcher_address
 from ._kernels.lengths import BLOCK
@@ -40,185 +29,11 @@ from ._machine import get_num_threads as get_num_threads
 from ._machine import set_num_threads as set_num_threads
 from ._machine import threads as threads
 from ._plan import Plan
+from ._threads import each as each
+from ._threads import threading_layer as threading_layer
 
-# -- who runs the tasks
-# ------------------------------------------------------------------------------------
-
-
-# More parts than this are of no use to any machine, whatever number of threads was asked for.
-MOST_TASKS = 1024
 # Elements that one call of compiled code goes through: a fraction of a second.
 PIECE = 2**26
-
-
-class _Team:
-    """The threads of this process, found out when first needed and forgotten by a forked child."""
-
-    def __init__(self, *, forked: bool = False) -> None:
-        self._forked = forked
-        self._lock = threading.Lock()
-        self._safe: bool | None = None
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
-        self._had = threading.local()
-        self.layer = "none yet"
-
-    def prange_is_safe(self) -> bool:
-        """Whether this process may launch Numba's threads, now and from several threads at once."""
-        if self._safe is None:
-            with self._lock:
-                if self._safe is None:
-                    self._safe = self._find_out()
-        return self._safe
-
-    def _find_out(self) -> bool:
-        if self._forked:
-            self.layer = "python threads (forked process)"
-            return False
-        if not numba_parallel._is_initialized and _layer_to_come() == "workqueue":
-            # Asking Numba would start that layer's threads, for nothing.
-            self.layer = WORKQUEUE
-            return False
-        try:
-            numba_parallel._launch_threads()
-            self.layer = numba.threading_layer()
-        except (
-            ValueError,
-            ImportError,
-        ):  # no layer of the kind that NUMBA_THREADING_LAYER asks for
-            self.layer = "python threads (no threading layer)"
-            return False
-        if self.layer == "workqueue":
-            self.layer = WORKQUEUE
-            return False
-        return True
-
-    def pool(self, count: int) -> ThreadPoolExecutor:
-        """A pool of `count` Python threads; a smaller one is let go, and its threads with it once they are idle."""
-        with self._lock:
-            if self._pool is None or self._pool[0] < count:
-                self._pool = count, ThreadPoolExecutor(count, thread_name_prefix="fastsoftmax")
-            return self._pool[1]
-
-    def launcher_at_hand(self, tasks: int) -> int | None:
-        """What runs so many tasks where that takes no question, None where it does.
-
-        That is the calling thread for one (0), else Numba's threads where it has had that many, all there are, before.
-        """
-        if tasks == 1:
-            return 0
-        ready = getattr(self._had, "count", 0) == tasks == numba_parallel.NUM_THREADS
-        return launcher_address() if ready else None
-
-    def can_start(self, count: int) -> bool:
-        """Whether the calling thread can have `count` with itself: where one cannot start, OpenMP ends the process."""
-        had = getattr(self._had, "count", 1)
-        if count > had:
-            go, trial = threading.Event(), []
-            try:
-                for _ in range(had, count):
-                    thread = threading.Thread(target=go.wait, name="fastsoftmax-trial")
-                    thread.start()
-                    trial.append(thread)
-            except RuntimeError:
-                return False
-            finally:
-                go.set()
-                for thread in trial:
-                    thread.join()
-        self._had.count = count  # if that are fewer, OpenMP lets the others go
-        return True
-
-
-WORKQUEUE = "python threads (workqueue is not thread-safe)"
-
-
-def _layer_to_come() -> str:
-    """The threading layer that Numba is about to choose, or what it was asked for where that cannot be told."""
-    wanted = str(numba.config.THREADING_LAYER).lower()
-    several = {"default": numba.config.THREADING_LAYER_PRIORITY, "forksafe": ["tbb", "workqueue"]}
-    for layer in several.get(wanted, [wanted]):
-        if layer not in ("tbb", "omp"):
-            return str(layer)
-        with contextlib.suppress(ImportError):
-            importlib.import_module(f"numba.np.ufunc.{layer}pool")
-            return str(layer)
-    return wanted
-
-
-_team = _Team()
-
-
-def _after_fork() -> None:
-    global _team
-    _team = _Team(forked=True)
-    _machine.forget_default()  # this may be a worker of a pool
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def threading_layer() -> str:
-    """What runs parallel work in this process; asks for it to be started."""
-    _team.prange_is_safe()
-    return _team.layer
-
-
-def each(function: Callable[[int], None], count: int, tasks: int) -> None:
-    """``function(i)`` for i in range(count), by `tasks` Python threads; an error is raised when all have stopped."""
-    tasks = min(tasks, count, MOST_TASKS)
-    if tasks <= 1:
-        for i in range(count):
-            function(i)
-        return
-    parts, stop = deque(range(tasks)), threading.Event()
-    # Emptied at the end: threads have `work` for a moment after they are done, and not the caller's arrays with it.
-    held = [function]
-
-    def work() -> None:
-        # The parts are done by threads already: what they call must not share its work again.
-        with threads(1):
-            while parts:
-                try:
-                    part = parts.popleft()
-                except IndexError:  # another was faster
-                    return
-                for i in range(count * part // tasks, count * (part + 1) // tasks):
-                    if stop.is_set():
-                        return
-                    held[0](i)
-
-    futures: list[Future[None]] = []
-    try:
-        # For want of memory, or as the interpreter ends, no thread may start: what none takes is done by this one.
-        with contextlib.suppress(RuntimeError):
-            pool = _team.pool(tasks - 1)
-            futures.extend(pool.submit(work) for _ in range(1, tasks))
-        work()
-    except BaseException:
-        stop.set()
-        raise
-    finally:
-        _wait_for(futures, stop)
-        held.clear()
-
-
-def _wait_for(futures: list[Future[None]], stop: threading.Event) -> None:
-    """Wait until none of them writes to the caller's memory any more, Ctrl-C or not; then raise the first error."""
-    errors: list[BaseException] = []
-    for future in futures:
-        ended = False
-        while not ended:
-            try:
-                error = None if future.cancel() else future.exception()
-                ended = True
-            except BaseException as interrupt:  # noqa: BLE001 - whatever the handler of a signal raises
-                error = interrupt
-            if error is not None:
-                stop.set()
-                errors.append(error)
-    if errors:
-        raise errors[0]
 
 
 def _rounds(size: int) -> int:
@@ -226,23 +41,39 @@ def _rounds(size: int) -> int:
     return max(1, -(-size // PIECE))
 
 
-def _launch(kernel: Loop, dtype: str, scaled: bool, tasks: int, *arguments: Any, rounds: int = 1) -> None:
+def repeat(call: Hashable, *arguments: Any) -> bool:
+    """Do what `run` or `run_loss` did for a call of this name before, if it takes no question; whether it was done.
+
+    Between arrays of megabytes each line of Python costs ten times what it does in a loop of small calls.
+    """
+    team = _threads.team
+    ready = team.ready.get(call)
+    if ready is None or (ready[2] and getattr(team.had, "count", 0) != ready[1]):
+        return False
+    code, tasks, launcher = ready
+    code(arguments, 0, tasks, tasks, launcher)
+    return True
+
+
+def _launch(
+    kernel: Loop, dtype: str, scaled: bool, tasks: int, *arguments: Any, rounds: int = 1, call: Hashable = None
+) -> None:
     """All tasks of a kernel; for each of the rounds there are so many."""
-    code = kernel.compiled(dtype, scaled)
-    at_hand = _team.launcher_at_hand(tasks) if rounds == 1 else None
+    code, team = kernel.compiled(dtype, scaled), _threads.team
+    at_hand = team.launcher_at_hand(tasks) if rounds == 1 else None
     if at_hand is not None:
+        if call is not None:
+            team.remember(call, code, tasks, at_hand)
         code(arguments, 0, tasks, tasks, at_hand)
         return
-    tasks = min(tasks, MOST_TASKS)
+    tasks = min(tasks, _threads.MOST_TASKS)
     total = tasks * rounds
-    if tasks > 1 and _team.prange_is_safe():
-        size = min(get_num_threads(), numba_parallel.NUM_THREADS)
-        if _team.can_start(size):
-            launcher = launcher_address()
-            with _numba_threads(size) if size < numba_parallel.NUM_THREADS else _AS_IT_IS:
+    if tasks > 1:
+        with team.launcher() as launcher:
+            if launcher:
                 for first in range(0, total, tasks):
                     code(arguments, first, first + tasks, total, launcher)
-            return
+                return
     for first in range(0, total, tasks):
         if tasks == 1:
             code(arguments, first, first + 1, total, 0)
@@ -251,29 +82,18 @@ def _launch(kernel: Loop, dtype: str, scaled: bool, tasks: int, *arguments: Any,
         def part(task: int, first: int = first) -> None:
             code(arguments, first + task, first + task + 1, total, 0)
 
-        each(part, tasks, tasks)
-
-
-@contextlib.contextmanager
-def _numba_threads(most: int) -> Iterator[None]:
-    """No more of Numba's threads than `most` for the calling thread; then as many as its owner has set."""
-    before = numba_parallel._get_num_threads()
-    numba_parallel._set_num_threads(min(before, most))
-    try:
-        yield
-    finally:
-        numba_parallel._set_num_threads(before)
-
-
-_AS_IT_IS = contextlib.nullcontext()
+        _threads.each(part, tasks, tasks)
 
 
 # -- the plans
 # ---------------------------------------------------------------------------------------------
 
 
-def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
-    """Carry out a plan on canonical views; `extra` is the scale of logits, or the output of a backward pass."""
+def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None, call: Hashable = None) -> None:
+    """Carry out a plan on canonical views; `extra` is the scale of logits, or the output of a backward pass.
+
+    `call` names all that the plan was made of, for `repeat`.
+    """
     scaled = extra is not None
     layout, rounds = _cut(plan, x)
     kernel = KERNELS[plan.operation][layout]
@@ -283,7 +103,7 @@ def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None) -> None:
         _launch(first, plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
         _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
     else:
-        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds)
+        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds, call=call)
 
 
 def _cut(plan: Plan, x: np.ndarray) -> tuple[str, int]:
@@ -297,7 +117,9 @@ def _cut(plan: Plan, x: np.ndarray) -> tuple[str, int]:
     return plan.kernel, _rounds(x.size)
 
 
-def run_loss(plan: Plan, x: np.ndarray, out: np.ndarray, numbers: tuple[Any, ...], scale: Any) -> None:
+def run_loss(
+    plan: Plan, x: np.ndarray, out: np.ndarray, numbers: tuple[Any, ...], scale: Any, call: Hashable = None
+) -> None:
     """Carry out the plan of a loss; `out` is the gradient's place or, without one, the first of `numbers`."""
     scaled = scale is not None
     extra = numbers if scale is None else (*numbers, *scale)
@@ -311,7 +133,7 @@ def run_loss(plan: Plan, x: np.ndarray, out: np.ndarray, numbers: tuple[Any, ...
         if "split" in kernels:
             _launch(kernels["split"], plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
     else:
-        _launch(kernels[layout], plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds)
+        _launch(kernels[layout], plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds, call=call)
 
 
 def run_soft_targets(x: np.ndarray, y: np.ndarray, extra: tuple[Any, ...], gradient: bool) -> None:
@@ -326,7 +148,7 @@ def run_cap(x: np.ndarray, slope: np.ndarray, cap: float) -> None:
 
 def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: int) -> tuple[int, int, int]:
     """Labels as a table of rows; the row of the first bad one, or -1, that label, and how many rows count."""
-    tasks = min(get_num_threads(), MOST_TASKS) if len(labels) >= MANY_LABELS else 1
+    tasks = min(get_num_threads(), _threads.MOST_TASKS) if len(labels) >= MANY_LABELS else 1
     rounds = _rounds(len(labels))
     found = np.empty((tasks * rounds, 3), np.int64)
     _launch(READ_LABELS, "float64", False, tasks, labels, table, found, (classes, ignored), rounds=rounds)
@@ -369,7 +191,7 @@ def run_weighted(a: np.ndarray, out: np.ndarray, b: np.ndarray) -> None:
 
 def compile_all(dtypes: tuple[str, ...]) -> None:
     """Compile, or read from the cache, every kernel for these dtypes, and what shares their tasks among threads."""
-    if _team.prange_is_safe():
+    if _threads.team.prange_is_safe():
         launcher_address()
     loops = [kernel for layouts in KERNELS.values() for kernel in layouts.values()]
     for dtype in dtypes:

@@ -154,6 +154,8 @@ def straight(logits: Any, target: Any, axis: Any, ignored: Any, out: Any) -> tup
     name = None if x is None or axis is None else native_name(x)
     if x is None or name is None or (out is not None and not takes_the_place(out, logits)):
         return None
+    if type(target) is list or type(target) is int:
+        target = np.asarray(target)
     if type(target) is not np.ndarray or target.shape != without_axis(logits.shape, axis):
         return None
     if target.dtype != INT64:

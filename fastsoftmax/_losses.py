@@ -73,7 +73,12 @@ def quick(
     terms = _terms(options, classes, classes, 1.0 / denominator / options.temperature)
     table = losses.reshape((len(x), 1, *x.shape[2:]))
     scale = _arguments.scale_of(options.temperature)
-    _run(operation, name, x, None if gradient is None else place, (table, _NO_ROWS[x.ndim], _NO_CLASSES, *terms), scale)
+    numbers = table, _NO_ROWS[x.ndim], _NO_CLASSES, *terms
+    place = table if gradient is None else place
+    threads = _execute.get_num_threads()
+    call = operation, name, x.shape, threads, scale is None
+    if not _execute.repeat(call, x, place, numbers if scale is None else (*numbers, *scale)):
+        _run(operation, name, x, place, numbers, scale, threads, call)
     return _reduced(losses.reshape(target.shape), options, denominator, x.dtype), gradient
 
 
@@ -164,20 +169,20 @@ def _run(
     operation: str,
     dtype: str,
     x: np.ndarray,
-    out: np.ndarray | None,
+    out: np.ndarray,
     numbers: tuple[Any, ...],
     scale: Any,
-    threads: int | None = None,
+    threads: int,
+    call: Any = None,
 ) -> None:
     """Plan and execute one canonical piece of work; the table of the rows is the first of the numbers."""
     table, more = numbers[:2]
-    threads = threads or _execute.get_num_threads()
     if x.ndim == 2:
         dense = bool(table.flags.c_contiguous and (not more.size or more.flags.c_contiguous))
         plan = _plan.rows(operation, dtype, *x.shape, threads, dense)
     else:
         plan = _plan.columns(operation, dtype, *x.shape, threads)
-    _execute.run_loss(plan, x, table if out is None else out, numbers, scale)
+    _execute.run_loss(plan, x, out, numbers, scale, call)
 
 
 def _through_kernels(request: LossRequest, rows: _Rows, terms: tuple[float, ...]) -> None:
@@ -185,17 +190,20 @@ def _through_kernels(request: LossRequest, rows: _Rows, terms: tuple[float, ...]
     operation = "cross_entropy" if request.out is None else "cross_entropy_with_grad"
     dtype, scale = name_of(request.kind), request.scale
     weights = _NO_CLASSES if request.weight is None else request.weight
+    threads = _execute.get_num_threads()
 
-    def run(x: np.ndarray, out: np.ndarray | None, numbers: list[np.ndarray], threads: int | None = None) -> None:
+    def run(x: np.ndarray, out: np.ndarray | None, numbers: list[np.ndarray], threads: int) -> None:
+        table = numbers[0]
         more = numbers[1] if len(numbers) > 1 else _NO_ROWS[x.ndim]
-        _run(operation, dtype, x, out, (numbers[0], more, weights, *terms), scale, threads)
+        place = table if out is None else out
+        _run(operation, dtype, x, place, (table, more, weights, *terms), scale, threads)
 
     views = request.views(rows.arrays)
     if views is not None:
         for view in views:
             x, *others = view.arrays
             out = None if request.out is None else others.pop(0)
-            run(x, out, others)
+            run(x, out, others, threads)
         return
 
     def do(blocks: Blocks, index: int, numbers: list[np.ndarray], threads: int) -> None:

@@ -58,6 +58,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             original(plan, *arguments)
 
         monkeypatch.setattr(_execute, name, recorded)
+    monkeypatch.setattr(_execute, "repeat", lambda *call: False)
     return seen
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from numba.np.ufunc import parallel as numba_parallel
 
 import fastsoftmax
-from fastsoftmax import _losses
+from fastsoftmax import _execute, _losses, _threads, threads
 
 SHAPES = [((5, 9), -1), ((9,), 0), ((3, 4, 7), 2), ((2, 5, 6), 1), ((2, 6, 3, 5), -3), ((300, 90), 1), ((70, 3, 40), 1)]
 OPTIONS: list[dict[str, Any]] = [
@@ -120,3 +123,37 @@ def test_arrays_that_share_memory_go_the_long_way(calls: list[bool]) -> None:
     assert gradient is out
     assert loss == expected[0]
     assert np.array_equal(out, expected[1])
+
+
+def test_a_kind_of_call_is_remembered_for_threads_that_have_launched(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second call asks no question, another thread's first does, and what is remembered has an end."""
+    if not _threads.team.prange_is_safe() or numba_parallel.NUM_THREADS < 2:
+        pytest.skip("this process launches none of Numba's threads")
+    done: list[bool] = []
+    repeat = _execute.repeat
+    monkeypatch.setattr(_execute, "repeat", lambda *call: done.append(repeat(*call)) or done[-1])
+    monkeypatch.setattr(_threads.team, "ready", {})
+    x = rng.normal(size=(512, 1000))
+    labels = rng.integers(0, 1000, 512)
+
+    def results() -> list[bytes]:
+        loss, gradient = fastsoftmax.cross_entropy_with_grad(x, labels)
+        return [fastsoftmax.softmax(x, axis=-1).tobytes(), loss.tobytes(), gradient.tobytes()]
+
+    with threads(numba_parallel.NUM_THREADS):
+        expected = [results() for _ in range(3)]
+    assert expected[0] == expected[1] == expected[2]
+    assert done[-2:] == [True, True]
+    with ThreadPoolExecutor(1) as pool, threads(numba_parallel.NUM_THREADS):
+        context = contextvars.copy_context()
+        assert pool.submit(context.run, results).result() == expected[0]
+    assert done[-2:] == [False, True]  # the softmax after the loss, which has launched
+    with threads(1):
+        assert results() == expected[0]
+    assert done[-2:] == [False, False]
+    monkeypatch.setattr(_threads, "MOST_REMEMBERED", 3)
+    for rows in range(500, 512):
+        fastsoftmax.softmax(x[:rows], axis=-1)
+        assert len(_threads.team.ready) <= 3

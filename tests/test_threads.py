@@ -17,7 +17,7 @@ from numba.np.ufunc import parallel as numba_parallel
 from strategies import REGIONS
 
 import fastsoftmax
-from fastsoftmax import _execute, get_num_threads, set_num_threads, threads
+from fastsoftmax import _threads, get_num_threads, set_num_threads, threads
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 BAD_COUNTS = [0, -1, 2.5, True, "2", None, float("nan")]
@@ -246,13 +246,13 @@ def test_a_gradient_of_one_row_is_that_of_a_batch(
 
 
 def test_a_launcher_is_at_hand_only_where_nothing_need_be_asked(rng: np.random.Generator) -> None:
-    if not _execute._team.prange_is_safe() or numba_parallel.NUM_THREADS < 2:
+    if not _threads.team.prange_is_safe() or numba_parallel.NUM_THREADS < 2:
         pytest.skip("this process launches none of Numba's threads")
     most = numba_parallel.NUM_THREADS
     x = rng.normal(size=(512, 1000))
     with threads(most):
         expected = fastsoftmax.softmax(x, axis=-1)
-    at_hand = _execute._team.launcher_at_hand
+    at_hand = _threads.team.launcher_at_hand
     assert at_hand(most)
     assert at_hand(1) == 0
     assert at_hand(most - 1) is None or most == 2

@@ -1,0 +1,224 @@
+"""Who runs the tasks of a call. The only module that knows threads, threading layers and forks.
+
+Tasks run as a `prange` where that is safe, else on Python threads over the same kernels, which release the GIL. It is
+not safe in a child forked from a process that had launched (Numba ends it), nor on the workqueue layer, where two
+callers at once abort the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numba
+from numba.np.ufunc import parallel as numba_parallel
+
+from . import _machine
+from ._kernels.jit import launcher_address
+from ._machine import get_num_threads, threads
+
+# More parts than this are of no use to any machine, whatever number of threads was asked for.
+MOST_TASKS = 1024
+# Kinds of calls that are remembered: as many as plans.
+MOST_REMEMBERED = 4096
+
+
+class Team:
+    """The threads of this process, found out when first needed and forgotten by a forked child."""
+
+    def __init__(self, *, forked: bool = False) -> None:
+        self._forked = forked
+        self._lock = threading.Lock()
+        self._safe: bool | None = None
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self.had = threading.local()  # the `count` of threads that the calling one has had, with itself
+        # What was done before: code, tasks and launcher of calls of a kind.
+        self.ready: dict[Hashable, tuple[Callable[..., Any], int, int]] = {}
+        self.layer = "none yet"
+
+    def prange_is_safe(self) -> bool:
+        """Whether this process may launch Numba's threads, now and from several threads at once."""
+        if self._safe is None:
+            with self._lock:
+                if self._safe is None:
+                    self._safe = self._find_out()
+        return self._safe
+
+    def _find_out(self) -> bool:
+        if self._forked:
+            self.layer = "python threads (forked process)"
+            return False
+        if not numba_parallel._is_initialized and _layer_to_come() == "workqueue":
+            # Asking Numba would start that layer's threads, for nothing.
+            self.layer = WORKQUEUE
+            return False
+        try:
+            numba_parallel._launch_threads()
+            self.layer = numba.threading_layer()
+        except (
+            ValueError,
+            ImportError,
+        ):  # no layer of the kind that NUMBA_THREADING_LAYER asks for
+            self.layer = "python threads (no threading layer)"
+            return False
+        if self.layer == "workqueue":
+            self.layer = WORKQUEUE
+            return False
+        return True
+
+    def pool(self, count: int) -> ThreadPoolExecutor:
+        """A pool of `count` Python threads; a smaller one is let go, and its threads with it once they are idle."""
+        with self._lock:
+            if self._pool is None or self._pool[0] < count:
+                self._pool = count, ThreadPoolExecutor(count, thread_name_prefix="fastsoftmax")
+            return self._pool[1]
+
+    def launcher_at_hand(self, tasks: int) -> int | None:
+        """What runs so many tasks where that takes no question, None where it does.
+
+        That is the calling thread for one (0), else Numba's threads where it has had that many, all there are, before.
+        """
+        if tasks == 1:
+            return 0
+        ready = getattr(self.had, "count", 0) == tasks == numba_parallel.NUM_THREADS
+        return launcher_address() if ready else None
+
+    def remember(self, call: Hashable, code: Callable[..., Any], tasks: int, launcher: int) -> None:
+        """Keep what carries out a call of this kind with no more questions."""
+        if len(self.ready) >= MOST_REMEMBERED:
+            self.ready.clear()
+        self.ready[call] = code, tasks, launcher
+
+    @contextlib.contextmanager
+    def launcher(self) -> Iterator[int]:
+        """What runs tasks on Numba's threads, no more of these than a call may use; 0 where they are not to be had."""
+        most = numba_parallel.NUM_THREADS
+        size = min(get_num_threads(), most)
+        if not self.prange_is_safe() or not self.can_start(size):
+            yield 0
+        elif size == most:
+            yield launcher_address()
+        else:
+            before = numba_parallel._get_num_threads()
+            numba_parallel._set_num_threads(min(before, size))
+            try:
+                yield launcher_address()
+            finally:  # as many as the calling thread has set
+                numba_parallel._set_num_threads(before)
+
+    def can_start(self, count: int) -> bool:
+        """Whether the calling thread can have `count` with itself: where one cannot start, OpenMP ends the process."""
+        had = getattr(self.had, "count", 1)
+        if count > had:
+            go, trial = threading.Event(), []
+            try:
+                for _ in range(had, count):
+                    thread = threading.Thread(target=go.wait, name="fastsoftmax-trial")
+                    thread.start()
+                    trial.append(thread)
+            except RuntimeError:
+                return False
+            finally:
+                go.set()
+                for thread in trial:
+                    thread.join()
+        self.had.count = count  # if that are fewer, OpenMP lets the others go
+        return True
+
+
+WORKQUEUE = "python threads (workqueue is not thread-safe)"
+
+
+def _layer_to_come() -> str:
+    """The threading layer that Numba is about to choose, or what it was asked for where that cannot be told."""
+    wanted = str(numba.config.THREADING_LAYER).lower()
+    several = {"default": numba.config.THREADING_LAYER_PRIORITY, "forksafe": ["tbb", "workqueue"]}
+    for layer in several.get(wanted, [wanted]):
+        if layer not in ("tbb", "omp"):
+            return str(layer)
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"numba.np.ufunc.{layer}pool")
+            return str(layer)
+    return wanted
+
+
+team = Team()
+
+
+def _after_fork() -> None:
+    global team
+    team = Team(forked=True)
+    _machine.forget_default()  # this may be a worker of a pool
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def threading_layer() -> str:
+    """What runs parallel work in this process; asks for it to be started."""
+    team.prange_is_safe()
+    return team.layer
+
+
+def each(function: Callable[[int], None], count: int, tasks: int) -> None:
+    """``function(i)`` for i in range(count), by `tasks` Python threads; an error is raised when all have stopped."""
+    tasks = min(tasks, count, MOST_TASKS)
+    if tasks <= 1:
+        for i in range(count):
+            function(i)
+        return
+    parts, stop = deque(range(tasks)), threading.Event()
+    # Emptied at the end: threads have `work` for a moment after they are done, and not the caller's arrays with it.
+    held = [function]
+
+    def work() -> None:
+        # The parts are done by threads already: what they call must not share its work again.
+        with threads(1):
+            while parts:
+                try:
+                    part = parts.popleft()
+                except IndexError:  # another was faster
+                    return
+                for i in range(count * part // tasks, count * (part + 1) // tasks):
+                    if stop.is_set():
+                        return
+                    held[0](i)
+
+    futures: list[Future[None]] = []
+    try:
+        # For want of memory, or as the interpreter ends, no thread may start: what none takes is done by this one.
+        with contextlib.suppress(RuntimeError):
+            pool = team.pool(tasks - 1)
+            futures.extend(pool.submit(work) for _ in range(1, tasks))
+        work()
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        _wait_for(futures, stop)
+        held.clear()
+
+
+def _wait_for(futures: list[Future[None]], stop: threading.Event) -> None:
+    """Wait until none of them writes to the caller's memory any more, Ctrl-C or not; then raise the first error."""
+    errors: list[BaseException] = []
+    for future in futures:
+        ended = False
+        while not ended:
+            try:
+                error = None if future.cancel() else future.exception()
+                ended = True
+            except BaseException as interrupt:  # noqa: BLE001 - whatever the handler of a signal raises
+                error = interrupt
+            if error is not None:
+                stop.set()
+                errors.append(error)
+    if errors:
+        raise errors[0]
