@@ -165,7 +165,7 @@ def straight(logits: Any, target: Any, axis: Any, ignored: Any, out: Any) -> tup
         target = target.astype(INT64)
     if not target.flags.c_contiguous or type(ignored) is not int or not -(2**63) <= ignored < 2**63:
         return None
-    return name, x, target.reshape(-1)
+    return name, x, target
 
 
 def bad_row(row: int, shape: tuple[int, ...], label: int, classes: int, ignored: int) -> IndexError:

@@ -59,12 +59,12 @@ def quick(
     place = x if gradient is None else gradient.reshape(x.shape)  # without a gradient nothing is written there
     small = rows <= _plan.FEW_LABELLED_ROWS and x.size <= _plan.SMALL and x.ndim == 2 and options == PLAIN
     if small:
-        bad, label, count, total = _execute.small(operation, name)(x, labels, place, (classes, ignored))
+        bad, label, count, total = _execute.small(operation, name)(x, labels.reshape(-1), place, (classes, ignored))
     else:
         losses = np.empty(rows)
-        bad, label, count = _execute.read_labels(labels, losses.reshape(-1, 1), classes, ignored)
+        bad, label, count = _execute.read_labels(labels.reshape(-1), losses.reshape(-1, 1), classes, ignored)
     if bad >= 0:
-        raise _loss_arguments.bad_row(bad, target.shape, label, classes, ignored)
+        raise _loss_arguments.bad_row(bad, labels.shape, label, classes, ignored)
     if count == 0:
         return None
     if small:
@@ -79,7 +79,7 @@ def quick(
     call = operation, name, x.shape, threads, scale is None
     if not _execute.repeat(call, x, place, numbers if scale is None else (*numbers, *scale)):
         _run(operation, name, x, place, numbers, scale, threads, call)
-    return _reduced(losses.reshape(target.shape), options, denominator, x.dtype), gradient
+    return _reduced(losses.reshape(labels.shape), options, denominator, x.dtype), gradient
 
 
 def carry_out(request: LossRequest, return_lse: bool) -> Loss:

@@ -72,7 +72,9 @@ def sum_of_run(summand):
             sums = add(sums, sum_of_four(like, summand_at(abreast(like, 4), g, y, row, j, None)))
             j += 4 * w
         left = stop - j
-        if left > 2 * w:
+        if left == 2 * w:
+            sums = add(sums, two_at(like, g, y, row, j, None))
+        elif left > 2 * w:
             sums = add(sums, two_at(like, g, y, row, j, None) + two_at(like, g, y, row, j + 2 * w, left - 2 * w))
         elif left > w:
             sums = add(sums, two_at(like, g, y, row, j, left))
