@@ -74,6 +74,11 @@ def _quick_others(
 
 def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
     """The log-sum-exps of a contiguous array; None if this is another call."""
+    dtype = None if out is not None else _arguments.two_axes(a, axis, None)
+    if dtype is not None and a.size <= _plan.SMALL:
+        sums = np.empty(len(a), a.dtype)
+        if _execute.small("logsumexp", dtype)(a, sums.reshape(-1, 1)):
+            return sums
     x = _arguments.contiguous(a, axis)
     dtype = None if x is None else _arguments.native_name(x)
     if x is None or dtype is None:
@@ -96,13 +101,7 @@ def _run_plain(operation: str, dtype: str, x: np.ndarray, out: np.ndarray, extra
     threads = _execute.get_num_threads()
     call = operation, dtype, x.shape, threads, extra is None
     if not _execute.repeat(call, x, out, extra):
-        _execute.run(_planned(operation, dtype, x.shape, threads, True), x, out, extra, call)
-
-
-def _planned(operation: str, dtype: str, shape: tuple[int, ...], threads: int, dense: bool) -> _plan.Plan:
-    if len(shape) == 2:
-        return _plan.rows(operation, dtype, *shape, threads, dense)
-    return _plan.columns(operation, dtype, *shape, threads)
+        _execute.run(_plan.canonical(operation, dtype, x.shape, threads, True), x, out, extra, call)
 
 
 def carry_out(operation: str, request: Request, masked: float = 0.0) -> np.ndarray:
@@ -123,7 +122,7 @@ def _run(operation: str, dtype: str, arrays: tuple[np.ndarray, ...], scale: Any,
     x, out = arrays[0], arrays[-1]
     extra = scale if len(arrays) == 2 else arrays[1]
     dense = all(array.flags.c_contiguous for array in arrays)
-    plan = _planned(operation, dtype, x.shape, threads or _execute.get_num_threads(), dense)
+    plan = _plan.canonical(operation, dtype, x.shape, threads or _execute.get_num_threads(), dense)
     _execute.run(plan, x, out, extra)
 
 

@@ -177,11 +177,8 @@ def _run(
 ) -> None:
     """Plan and execute one canonical piece of work; the table of the rows is the first of the numbers."""
     table, more = numbers[:2]
-    if x.ndim == 2:
-        dense = bool(table.flags.c_contiguous and (not more.size or more.flags.c_contiguous))
-        plan = _plan.rows(operation, dtype, *x.shape, threads, dense)
-    else:
-        plan = _plan.columns(operation, dtype, *x.shape, threads)
+    dense = bool(table.flags.c_contiguous and (not more.size or more.flags.c_contiguous))
+    plan = _plan.canonical(operation, dtype, x.shape, threads, dense)
     _execute.run_loss(plan, x, out, numbers, scale, call)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from . import _machine
 from ._kernels.lengths import BATCHED, BLOCK, FEW_LABELLED_ROWS, LANES, MOST_BLOCKS, SHORT_ROW, SMALL
 
-__all__ = ["FEW_LABELLED_ROWS", "SMALL", "Plan", "columns", "rows", "scratch_elements"]
+__all__ = ["FEW_LABELLED_ROWS", "SMALL", "Plan", "canonical", "columns", "rows", "scratch_elements"]
 
 # Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
 # threads costs 3 to 5 us, so work of twice that is shared.
@@ -101,6 +101,13 @@ def columns(operation: str, dtype: str, outer: int, classes: int, inner: int, th
     cost = units * (ROW_NS + classes * lanes * ELEMENT_NS[dtype])
     reason = f"classes on a strided axis: {lanes} columns at once"
     return Plan(operation, dtype, "columns", _tasks(cost, units, threads), classes, reason)
+
+
+def canonical(operation: str, dtype: str, shape: tuple[int, ...], threads: int, dense: bool) -> Plan:
+    """Plan for an array as kernels take it, of two axes or three; `dense` says something only of two."""
+    if len(shape) == 2:
+        return rows(operation, dtype, *shape, threads, dense)
+    return columns(operation, dtype, *shape, threads)
 
 
 def _tasks(cost_ns: float, units: int, threads: int) -> int:
