@@ -151,7 +151,10 @@ def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: in
     tasks = min(get_num_threads(), _threads.MOST_TASKS) if len(labels) >= MANY_LABELS else 1
     rounds = _rounds(len(labels))
     found = np.empty((tasks * rounds, 3), np.int64)
-    _launch(READ_LABELS, "float64", False, tasks, labels, table, found, (classes, ignored), rounds=rounds)
+    call = (READ_LABELS, tasks) if rounds == 1 else None
+    arguments = labels, table, found, (classes, ignored)
+    if call is None or not repeat(call, *arguments):
+        _launch(READ_LABELS, "float64", False, tasks, *arguments, rounds=rounds, call=call)
     parts = found.tolist()
     bad, label, count = parts[0]
     for other, wrong, more in parts[1:]:

@@ -21,9 +21,11 @@ from ._arguments import (
     new_like,
     number_of,
     out_of,
+    plain,
     promoted,
     scale_of,
     takes_the_place,
+    two_axes,
     without_axis,
 )
 from ._layout import View, views
@@ -144,11 +146,23 @@ def loss_request(
     )
 
 
-def straight(logits: Any, target: Any, axis: Any, ignored: Any, out: Any) -> tuple[str, np.ndarray, np.ndarray] | None:
-    """What needs no more preparing: the kernels' dtype, the logits as these see them, the class index of each row.
+def plain_name(logits: Any, target: Any, axis: Any, out: Any) -> str | None:
+    """The kernels' dtype of arrays that need no more preparing, contiguous logits of two axes with labels of int64.
 
-    That is of contiguous arrays; None for others. Most calls are of this kind, and those of microseconds feel any
-    question.
+    As `two_axes` of softmax: most calls are of this kind, and those of microseconds feel any question.
+    """
+    name = two_axes(logits, axis, out)
+    if name is None or type(target) is not np.ndarray or target.dtype != INT64:
+        return None
+    if target.shape != logits.shape[:1] or not target.flags.c_contiguous:
+        return None
+    return name if plain(logits, logits if out is None else out) else None
+
+
+def straight(logits: Any, target: Any, axis: Any, out: Any) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """The same for contiguous logits of any axes and labels of any kind: dtype, the logits as kernels see them, labels.
+
+    None where more has to be asked.
     """
     x = contiguous(logits, axis)
     name = None if x is None or axis is None else native_name(x)
@@ -163,9 +177,12 @@ def straight(logits: Any, target: Any, axis: Any, ignored: Any, out: Any) -> tup
         if kind.kind != "i" and (kind.kind != "u" or kind.itemsize == INT64.itemsize):
             return None
         target = target.astype(INT64)
-    if not target.flags.c_contiguous or type(ignored) is not int or not -(2**63) <= ignored < 2**63:
-        return None
-    return name, x, target
+    return (name, x, target) if target.flags.c_contiguous else None
+
+
+def is_int64(ignored: Any) -> bool:
+    """Whether kernels can compare labels with this."""
+    return type(ignored) is int and -(2**63) <= ignored < 2**63
 
 
 def bad_row(row: int, shape: tuple[int, ...], label: int, classes: int, ignored: int) -> IndexError:
@@ -241,7 +258,7 @@ def _options(
             f"num_items is {num_items!r}, but it replaces the denominator of the mean: give it with 'mean'"
         )
     scale_of(temperature)
-    return Options(
+    made = Options(
         reduction=reduction,
         label_smoothing=_number(label_smoothing, "label_smoothing", 0.0, 1.0, "from 0 to 1"),
         temperature=float(temperature),
@@ -250,6 +267,7 @@ def _options(
         focal_gamma=_number(focal_gamma, "focal_gamma", 0.0, 1e6, "of at least 0"),
         num_items=None if num_items is None else _number(num_items, "num_items", 1e-300, math.inf, "above 0"),
     )
+    return PLAIN if made == PLAIN else made
 
 
 def _number(value: Any, name: str, low: float, high: float, range_of: str) -> float:

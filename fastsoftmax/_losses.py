@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _arguments, _execute, _loss_arguments, _plan
 from ._blocks import Blocks
-from ._loss_arguments import PLAIN, LossRequest, Options, name_of
+from ._loss_arguments import DEFAULT_IGNORE_INDEX, PLAIN, LossRequest, Options, name_of
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -40,6 +40,8 @@ class _Rows(NamedTuple):
         return [self.table] if self.more is None else [self.table, self.more]
 
 
+# hit, smooth, smooth * sum of weights, z: a loss without options.
+_PLAIN = (1.0, 0.0, 0.0, 0.0)
 _NO_ROWS = {2: np.empty((0, 1)), 3: np.empty((0, 1, 1))}
 _NO_CLASSES = np.empty(0)
 
@@ -48,38 +50,57 @@ def quick(
     operation: str, logits: Any, target: Any, axis: Any, ignored: Any, options: Options, out: Any
 ) -> tuple[Any, np.ndarray | None] | None:
     """The loss of contiguous logits with class indices, and its gradient if asked for; None if this is another call."""
-    seen = _loss_arguments.straight(logits, target, axis, ignored, out)
-    if seen is None or options.softcap is not None or options.focal_gamma > 0:
+    if options is not PLAIN and (options.softcap is not None or options.focal_gamma):
         return None
-    name, x, labels = seen
+    if ignored is not DEFAULT_IGNORE_INDEX and not _loss_arguments.is_int64(ignored):
+        return None
+    name, x, labels = _loss_arguments.plain_name(logits, target, axis, out), logits, target
+    if name is None:
+        seen = _loss_arguments.straight(logits, target, axis, out)
+        if seen is None:
+            return None
+        name, x, labels = seen
     rows, classes = labels.size, x.shape[1]
-    gradient = None
+    double = name == "float64"
+    flat = labels if labels.ndim == 1 else labels.reshape(-1)
+    gradient, place = None, x  # where there is no gradient, nothing is written
     if operation == "cross_entropy_with_grad":
         gradient = np.empty(logits.shape, logits.dtype) if out is None else out
-    place = x if gradient is None else gradient.reshape(x.shape)  # without a gradient nothing is written there
-    small = rows <= _plan.FEW_LABELLED_ROWS and x.size <= _plan.SMALL and x.ndim == 2 and options == PLAIN
+        place = gradient if x is logits else gradient.reshape(x.shape)
+    small = options is PLAIN and rows <= _plan.FEW_LABELLED_ROWS and x.size <= _plan.SMALL and x.ndim == 2
     if small:
-        bad, label, count, total = _execute.small(operation, name)(x, labels.reshape(-1), place, (classes, ignored))
+        bad, label, count, total = _execute.small(operation, name)(x, flat, place, (classes, ignored))
     else:
-        losses = np.empty(rows)
-        bad, label, count = _execute.read_labels(labels.reshape(-1), losses.reshape(-1, 1), classes, ignored)
+        table = np.empty((len(x), 1, *x.shape[2:]))
+        each = table if x.ndim == 2 else table.reshape(-1, 1)
+        bad, label, count = _execute.read_labels(flat, each, classes, ignored)
     if bad >= 0:
         raise _loss_arguments.bad_row(bad, labels.shape, label, classes, ignored)
     if count == 0:
         return None
     if small:
-        return _number(total / count, x.dtype), gradient
+        return _number(total / count, double), gradient
+    denominator = _linear(operation, name, x, table if gradient is None else place, table, count, options)
+    losses = each.reshape(labels.shape) if options.reduction == "none" else each
+    return _reduced(losses, options, denominator, double), gradient
+
+
+def _linear(
+    operation: str, name: str, x: np.ndarray, place: np.ndarray, table: np.ndarray, count: int, options: Options
+) -> float:
+    """Carry out a loss of contiguous logits without numbers of rows or classes; what its sum is to be divided by."""
     denominator = (options.num_items or float(count)) if options.reduction == "mean" else 1.0
-    terms = _terms(options, classes, classes, 1.0 / denominator / options.temperature)
-    table = losses.reshape((len(x), 1, *x.shape[2:]))
-    scale = _arguments.scale_of(options.temperature)
+    terms: tuple[float, ...] = *_PLAIN, 1.0 / denominator, 0.0
+    scale = None
+    if options is not PLAIN:
+        terms = _terms(options, x.shape[1], x.shape[1], 1.0 / denominator / options.temperature)
+        scale = _arguments.scale_of(options.temperature)
     numbers = table, _NO_ROWS[x.ndim], _NO_CLASSES, *terms
-    place = table if gradient is None else place
     threads = _execute.get_num_threads()
     call = operation, name, x.shape, threads, scale is None
     if not _execute.repeat(call, x, place, numbers if scale is None else (*numbers, *scale)):
         _run(operation, name, x, place, numbers, scale, threads, call)
-    return _reduced(losses.reshape(labels.shape), options, denominator, x.dtype), gradient
+    return denominator
 
 
 def carry_out(request: LossRequest, return_lse: bool) -> Loss:
@@ -107,12 +128,13 @@ def carry_out(request: LossRequest, return_lse: bool) -> Loss:
             _through_kernels(request, rows, terms)
     if request.result is not None and request.out is not None and request.private:
         np.copyto(request.result, request.out)
-    lse = None if rows.more is None or not return_lse else rows.more.astype(_dtype_of(request.kind))[()]
+    double = request.kind == FLOAT64
+    lse = None if rows.more is None or not return_lse else rows.more.astype(_dtype_of(double))[()]
     losses = rows.table
     if request.sample_weight is not None:
         # An ignored row counts nothing, whatever its weight.
         losses = losses * request.sample_weight
-    return Loss(_reduced(losses, options, denominator, request.kind), request.result, lse)
+    return Loss(_reduced(losses, options, denominator, double), request.result, lse)
 
 
 def _mass(request: LossRequest) -> np.ndarray | None:
@@ -266,17 +288,17 @@ def _through_blocks(
         np.copyto(array, values.reshape(array.shape))
 
 
-def _dtype_of(kind: np.dtype) -> np.dtype:
-    """The dtype of losses, from that of the gradient."""
-    return FLOAT64 if kind == FLOAT64 else FLOAT32
+def _dtype_of(double: bool) -> np.dtype:
+    """The dtype of losses: float64 for logits of that dtype, else float32."""
+    return FLOAT64 if double else FLOAT32
 
 
-def _reduced(losses: np.ndarray, options: Options, denominator: float, kind: np.dtype) -> Any:
-    """The losses of the rows as the caller wants them."""
+def _reduced(losses: np.ndarray, options: Options, denominator: float, double: bool) -> Any:
+    """The losses of the rows as the caller wants them; their shape matters where each is wanted."""
     if options.reduction == "none":
         with np.errstate(over="ignore"):
-            return losses.astype(_dtype_of(kind), order="C")[()]
-    return _number(_divided(_execute.total(losses), denominator), kind)
+            return losses.astype(_dtype_of(double), order="C")[()]
+    return _number(_divided(_execute.total(losses), denominator), double)
 
 
 def _divided(number: float, denominator: float) -> float:
@@ -286,8 +308,10 @@ def _divided(number: float, denominator: float) -> float:
     return math.nan if math.isnan(number) or not number else math.copysign(math.inf, number)
 
 
-def _number(loss: float, kind: np.dtype) -> Any:
+def _number(loss: float, double: bool) -> Any:
     """A loss in its dtype, without NumPy's warning where that has no number as large."""
-    if kind != FLOAT64 and MOST_SINGLE < abs(loss) < math.inf:
+    if double:
+        return np.float64(loss)
+    if MOST_SINGLE < abs(loss) < math.inf:
         loss = math.copysign(math.inf, loss)
-    return _dtype_of(kind).type(loss)
+    return np.float32(loss)
