@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike
 
 from . import _loss_arguments, _losses
 from ._loss_arguments import DEFAULT_IGNORE_INDEX as IGNORED
-from ._loss_arguments import MEAN, ONE, ZERO
 
 
 def cross_entropy(
@@ -19,14 +18,14 @@ def cross_entropy(
     axis: int = -1,
     weight: ArrayLike | None = None,
     ignore_index: int = IGNORED,
-    reduction: str = MEAN,
-    label_smoothing: float = ZERO,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
     sample_weight: ArrayLike | None = None,
     num_items: float | None = None,
-    temperature: float = ONE,
+    temperature: float = 1.0,
     softcap: float | None = None,
-    z_loss: float = ZERO,
-    focal_gamma: float = ZERO,
+    z_loss: float = 0.0,
+    focal_gamma: float = 0.0,
     return_lse: bool = False,
 ) -> Any:
     r"""Cross-entropy of logits with class indices or probabilities: :math:`-\sum_c w_c y_c \log p_c`.
@@ -128,14 +127,14 @@ def cross_entropy_with_grad(
     axis: int = -1,
     weight: ArrayLike | None = None,
     ignore_index: int = IGNORED,
-    reduction: str = MEAN,
-    label_smoothing: float = ZERO,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
     sample_weight: ArrayLike | None = None,
     num_items: float | None = None,
-    temperature: float = ONE,
+    temperature: float = 1.0,
     softcap: float | None = None,
-    z_loss: float = ZERO,
-    focal_gamma: float = ZERO,
+    z_loss: float = 0.0,
+    focal_gamma: float = 0.0,
     return_lse: bool = False,
     grad_output: ArrayLike | None = None,
     out: np.ndarray | None = None,

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _execute
-from ._arguments import ONE as ONE
 from ._arguments import (
     array_of,
     axes_of,
@@ -215,25 +214,11 @@ def with_gradient(request: LossRequest, grad_output: Any, out: Any) -> LossReque
     return request._replace(out=place, result=result, private=private, grad_output=given)
 
 
-# With `ONE`, the very objects that stand for options that are not given.
-ZERO, MEAN = 0.0, "mean"
-PLAIN = Options(MEAN, ZERO, ONE, None, ZERO, ZERO, None)
+PLAIN = Options("mean", 0.0, 1.0, None, 0.0, 0.0, None)
 
 
-def options_of(
-    reduction: Any,
-    label_smoothing: Any,
-    num_items: Any,
-    temperature: Any,
-    softcap: Any,
-    z_loss: Any,
-    focal_gamma: Any,
-) -> Options:
-    """The options of a loss that are numbers and words."""
-    none_given = label_smoothing is z_loss is focal_gamma is ZERO and num_items is softcap is None
-    if none_given and temperature is ONE and reduction is MEAN:
-        return PLAIN
-    given = reduction, label_smoothing, num_items, temperature, softcap, z_loss, focal_gamma
+def options_of(*given: Any) -> Options:
+    """The options of a loss that are numbers and words, from reduction to focal_gamma: `PLAIN` itself for none."""
     try:
         hash(given)
     except TypeError:  # an array, which is an error that `_options` explains
