@@ -15,6 +15,7 @@ from .jit import inlined, piece
 from .lengths import BLOCK, KEPT, SHORT_ROW
 from .memory import load, store
 from .online import across, add, empty_sum, frame, join, term, whole
+from .past import fence, goes_past, store_past, whole_lines
 from .shuffles import abreast, part
 from .simd import full, narrow, strands, width
 from .state import shrink_of
@@ -48,7 +49,7 @@ def log_softmax_gradient(g, y, total):
 
 
 def sum_of_run(summand):
-    """The sum of ``row[start:stop]`` and its rest, from what is summed; `out` is asked for, unless it is None."""
+    """The sum of ``row[start:stop]`` and its rest, from what is summed; of `out` lines are asked for unless `past`."""
 
     @inlined
     def summand_at(like, g, y, row, j, count):
@@ -60,7 +61,7 @@ def sum_of_run(summand):
         return part(two, 0, like) + part(two, 1, like)
 
     @inlined
-    def run(like, g, out, row, y, start, stop):
+    def run(like, g, out, row, y, start, stop, past):
         w = width(like)
         sums, far = empty_sum(like), is_far(g)
         j = start
@@ -68,7 +69,8 @@ def sum_of_run(summand):
             if far:
                 ask_for(like, g, row, j, False)
                 ask_for(like, y, row, j, False)
-                ask_for(like, out, row, j, True)
+                if not past:
+                    ask_for(like, out, row, j, True)
             sums = add(sums, sum_of_four(like, summand_at(abreast(like, 4), g, y, row, j, None)))
             j += 4 * w
         left = stop - j
@@ -101,8 +103,18 @@ def backward_rows(summand, gradient):
     sum_of = sum_of_run(summand)
 
     @inlined
-    def write(like, g, out, row, y, start, stop, total):
+    def write(like, g, out, row, y, start, stop, total, past):
         """From the end: the first cache still holds that of a row just summed."""
+        w = width(like)
+        first, last = whole_lines(out, (row, start), stop - start) if past else (0, 0)
+        write_run(like, g, out, row, y, start + last, stop, total)
+        for j in range(start + last - w, start + first - w, -w):
+            store_past(out, (row, j), gradient_at(like, g, row, y, j, None, total))
+        if past:
+            write_run(like, g, out, row, y, start, start + first, total)
+
+    @inlined
+    def write_run(like, g, out, row, y, start, stop, total):
         w = width(like)
         j = stop - (stop - start) % w
         if j < stop:
@@ -117,30 +129,34 @@ def backward_rows(summand, gradient):
 
     @piece
     def rows(g, out, first_row, last_row, y):
-        like, n = lanes_of(g), g.shape[1]
+        like, n, past = lanes_of(g), g.shape[1], goes_past(out, g, y)
         for row in range(first_row, last_row):
             if n <= SHORT_ROW:
-                total = sum_of(like, g, out, row, y, 0, n)
+                total = sum_of(like, g, out, row, y, 0, n, past)
             else:
-                total = sum_of(like, g, None, row, y, 0, BLOCK)
+                total = sum_of(like, g, out, row, y, 0, BLOCK, True)
                 for start in range(BLOCK, n, BLOCK):
-                    total = join(total[0], total, sum_of(like, g, None, row, y, start, min(start + BLOCK, n)))
-            write(like, g, out, row, y, 0, n, full(like, whole(total[0], total[1])))
+                    total = join(total[0], total, sum_of(like, g, out, row, y, start, min(start + BLOCK, n), True))
+            write(like, g, out, row, y, 0, n, full(like, whole(total[0], total[1])), past)
+        if past:
+            fence()
 
     @piece
     def sum_of_block(g, out, states, row, block, y):
         start = block * BLOCK
         states[row, block, 0], states[row, block, 1] = sum_of(
-            lanes_of(g), g, None, row, y, start, min(start + BLOCK, g.shape[1])
+            lanes_of(g), g, out, row, y, start, min(start + BLOCK, g.shape[1]), True
         )
 
     @piece
     def blocks(g, out, states, row, start, stop, y):
-        like = lanes_of(g)
+        like, past = lanes_of(g), goes_past(out, g, y)
         total = states[row, 0, 0], states[row, 0, 1]
         for block in range(1, states.shape[1]):
             total = join(total[0], total, (states[row, block, 0], states[row, block, 1]))
-        write(like, g, out, row, y, start, stop, full(like, whole(total[0], total[1])))
+        write(like, g, out, row, y, start, stop, full(like, whole(total[0], total[1])), past)
+        if past:
+            fence()
 
     return RowWork(rows, sum_of_block, blocks)
 

@@ -29,6 +29,7 @@ import numba
 from numba.core.caching import CompileResultCacheImpl, _Cache
 from numba.core.compiler_lock import global_compiler_lock
 
+from .._machine import caches
 from .interrupts import end_if_unwanted
 
 fcntl: Any
@@ -85,7 +86,7 @@ def _is_private(path: Path) -> bool:
 
 @functools.cache
 def _environment() -> bytes | None:
-    """What every kernel's code depends on: the sources beside this file and the compiler; None without sources."""
+    """What all code depends on: the sources beside this file, the compiler, the caches; None without sources."""
     digest = hashlib.sha256()
     try:
         sources = [source.read_bytes() for source in sorted(Path(__file__).parent.glob("*.py"))]
@@ -95,7 +96,7 @@ def _environment() -> bytes | None:
         return None
     for source in sources:
         digest.update(source)
-    digest.update(repr((numba.__version__, llvmlite.__version__, sys.version)).encode())
+    digest.update(repr((numba.__version__, llvmlite.__version__, sys.version, caches())).encode())
     return digest.digest()
 
 

@@ -26,6 +26,7 @@ from . import (
 )
 from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, Loop, by_type, loss, read, write
 from .lengths import BATCH_VECTORS, BLOCK, SUMS_ROOM
+from .past import fence, goes_past
 from .shuffles import abreast
 from .simd import doubles, wide, width
 from .small import over_small, over_small_gradients, over_small_losses, to_out, to_table
@@ -81,7 +82,7 @@ def over_columns(work, write=store_tile):
         units = x.shape[0] * across
         for task in range(first, last):
             logits, results, more = view(x), view(out), view(extra)
-            like = in_registers(lanes_of(logits))
+            like, past = in_registers(lanes_of(logits)), goes_past(results, logits, more)
             sums = scratch(wide(like), SUMS_ROOM)
             classes = n if tiled else 1
             # One allocation: of several, those before one that fails would never be freed.
@@ -97,12 +98,14 @@ def over_columns(work, write=store_tile):
                     second = second_tile(like, second_room, more, o, i, count)
                     for k in range(0, count, w):
                         work(like, tile, result, 0, k, None, (o, i + k, min(count - k, w)), second, sums)
-                    write(like, results, result, o, i, count)
+                    write(like, results, result, o, i, count, past)
                 elif count == w:
                     work(like, logits, results, o, i, None, place, more, sums)
                 else:
                     work(like, logits, results, o, i, count, place, more, sums)
             keep_alive(room)
+            if past:
+                fence()
 
     return loop
 

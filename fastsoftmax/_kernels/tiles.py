@@ -6,6 +6,7 @@ import numpy as np
 
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
+from .past import store_past, whole_lines
 from .simd import LINE, HalfType, is_single, strands, width
 from .views import ViewType, address, view
 
@@ -111,21 +112,33 @@ def second_tile(like, tile, more, o, i, count):
 
 
 @inlined
-def store_tile(like, out, tile, o, i, count):
-    """Copy the tile to ``out[o, :, i:i+count]``."""
+def store_tile(like, out, tile, o, i, count, past):
+    """Copy the tile to ``out[o, :, i:i+count]``, past the caches or not."""
     w = width(like)
     for j in range(out.shape[1]):
-        for k in range(0, count, w):
-            prefetch(out, (o, j + AHEAD, i + k), True)
-            if w > strands(like):
-                prefetch(out, (o, j + AHEAD, i + k + w // 2), True)
-            v = load(like, tile, (0, j, k), None, 0.0)
-            if k + w <= count:
-                store(out, (o, j, i + k), v, None)
-            else:
-                store(out, (o, j, i + k), v, count - k)
+        first, last = whole_lines(out, (o, j, i), count) if past else (0, 0)
+        if past:
+            store_run(like, out, tile, o, j, i, 0, first)
+        for k in range(first, last, w):
+            store_past(out, (o, j, i + k), load(like, tile, (0, j, k), None, 0.0))
+        store_run(like, out, tile, o, j, i, last, count)
 
 
 @inlined
-def no_tile(like, out, tile, o, i, count):
+def store_run(like, out, tile, o, j, i, start, stop):
+    """Copy these columns of a class; lines of a class to come are asked for."""
+    w = width(like)
+    for k in range(start, stop, w):
+        prefetch(out, (o, j + AHEAD, i + k), True)
+        if w > strands(like):
+            prefetch(out, (o, j + AHEAD, i + k + w // 2), True)
+        v = load(like, tile, (0, j, k), None, 0.0)
+        if k + w <= stop:
+            store(out, (o, j, i + k), v, None)
+        else:
+            store(out, (o, j, i + k), v, stop - k)
+
+
+@inlined
+def no_tile(like, out, tile, o, i, count, past):
     return None
