@@ -87,6 +87,39 @@ def sum_of_run(summand):
     return run
 
 
+def write_of_run(gradient):
+    """The gradients ``out[row, start:stop]``, past the caches or not.
+
+    From the end: the first cache still holds that of a row just summed.
+    """
+
+    @inlined
+    def gradient_at(like, g, row, y, j, count, total):
+        return gradient(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0), total)
+
+    @inlined
+    def through_caches(like, g, out, row, y, start, stop, total):
+        w = width(like)
+        j = stop - (stop - start) % w
+        if j < stop:
+            store(out, (row, j), gradient_at(like, g, row, y, j, stop - j, total), stop - j)
+        while j > start:
+            j -= w
+            store(out, (row, j), gradient_at(like, g, row, y, j, None, total), None)
+
+    @inlined
+    def run(like, g, out, row, y, start, stop, total, past):
+        w = width(like)
+        first, last = whole_lines(out, (row, start), stop - start) if past else (0, 0)
+        through_caches(like, g, out, row, y, start + last, stop, total)
+        for j in range(start + last - w, start + first - w, -w):
+            store_past(out, (row, j), gradient_at(like, g, row, y, j, None, total))
+        if past:
+            through_caches(like, g, out, row, y, start, start + first, total)
+
+    return run
+
+
 class RowWork(NamedTuple):
     """The work on contiguous rows: on runs of them; on one block of a long one; on a run of its blocks."""
 
@@ -100,32 +133,7 @@ def backward_rows(summand, gradient):
 
     A long row is summed block by block, in order, whoever sums which.
     """
-    sum_of = sum_of_run(summand)
-
-    @inlined
-    def write(like, g, out, row, y, start, stop, total, past):
-        """From the end: the first cache still holds that of a row just summed."""
-        w = width(like)
-        first, last = whole_lines(out, (row, start), stop - start) if past else (0, 0)
-        write_run(like, g, out, row, y, start + last, stop, total)
-        for j in range(start + last - w, start + first - w, -w):
-            store_past(out, (row, j), gradient_at(like, g, row, y, j, None, total))
-        if past:
-            write_run(like, g, out, row, y, start, start + first, total)
-
-    @inlined
-    def write_run(like, g, out, row, y, start, stop, total):
-        w = width(like)
-        j = stop - (stop - start) % w
-        if j < stop:
-            store(out, (row, j), gradient_at(like, g, row, y, j, stop - j, total), stop - j)
-        while j > start:
-            j -= w
-            store(out, (row, j), gradient_at(like, g, row, y, j, None, total), None)
-
-    @inlined
-    def gradient_at(like, g, row, y, j, count, total):
-        return gradient(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0), total)
+    sum_of, write = sum_of_run(summand), write_of_run(gradient)
 
     @piece
     def rows(g, out, first_row, last_row, y):

@@ -29,7 +29,8 @@ import numba
 from numba.core.caching import CompileResultCacheImpl, _Cache
 from numba.core.compiler_lock import global_compiler_lock
 
-from .._machine import caches
+from fastsoftmax._machine import caches
+
 from .interrupts import end_if_unwanted
 
 fcntl: Any

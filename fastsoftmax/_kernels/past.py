@@ -13,7 +13,8 @@ from numba.core import types
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
-from .._machine import caches
+from fastsoftmax._machine import caches
+
 from .half import from_lanes
 from .jit import by_type, inlined
 from .memory import _address, _indexed
