@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .columns import column_fold, fold_terms, load_sum, store_sum
-from .jit import inlined, piece
+from .jit import by_type, inlined, piece
 from .lengths import BLOCK, KEPT, SHORT_ROW
 from .memory import load, store
 from .online import across, add, empty_sum, frame, join, term, whole
@@ -120,6 +120,40 @@ def write_of_run(gradient):
     return run
 
 
+def short_rows_of(summand, gradient):
+    """Rows of two pieces, a vector or two each, that stay in registers from the sum to the gradient."""
+
+    @inlined
+    def row_of_two(like, piece, g, out, row, y, count):
+        w = width(piece)
+        g0, y0 = load(piece, g, (row, 0), None, 0.0), load(piece, y, (row, 0), None, 0.0)
+        g1, y1 = load(piece, g, (row, w), count, 0.0), load(piece, y, (row, w), count, 0.0)
+        total = across(like, add(empty_sum(like), one_of(like, summand(g0, y0)) + one_of(like, summand(g1, y1))))
+        total = full(piece, whole(total[0], total[1]))
+        store(out, (row, 0), gradient(g0, y0, total), None)
+        store(out, (row, w), gradient(g1, y1, total), count)
+
+    @inlined
+    def run(like, piece, g, out, first_row, last_row, y):
+        count = g.shape[1] - width(piece)
+        if count == width(piece):
+            for row in range(first_row, last_row):
+                row_of_two(like, piece, g, out, row, y, None)
+        else:
+            for row in range(first_row, last_row):
+                row_of_two(like, piece, g, out, row, y, count)
+
+    return run
+
+
+@by_type
+def one_of(like, v):
+    """The sum of the vectors abreast in `v`, one or two."""
+    if v == like:
+        return lambda like, v: v
+    return lambda like, v: part(v, 0, like) + part(v, 1, like)
+
+
 class RowWork(NamedTuple):
     """The work on contiguous rows: on runs of them; on one block of a long one; on a run of its blocks."""
 
@@ -134,10 +168,17 @@ def backward_rows(summand, gradient):
     A long row is summed block by block, in order, whoever sums which.
     """
     sum_of, write = sum_of_run(summand), write_of_run(gradient)
+    short_rows = short_rows_of(summand, gradient)
 
     @piece
     def rows(g, out, first_row, last_row, y):
-        like, n, past = lanes_of(g), g.shape[1], goes_past(out, g, y)
+        like, n, w, past = lanes_of(g), g.shape[1], width(lanes_of(g)), goes_past(out, g, y)
+        if w < n <= 2 * w:
+            short_rows(like, like, g, out, first_row, last_row, y)
+            return
+        if 2 * w < n <= 4 * w:
+            short_rows(like, abreast(like, 2), g, out, first_row, last_row, y)
+            return
         for row in range(first_row, last_row):
             if n <= SHORT_ROW:
                 total = sum_of(like, g, out, row, y, 0, n, past)

@@ -1,0 +1,110 @@
+"""Results that go past the caches: the same bits as those that do not, and nothing written beside them.
+
+They begin at half of the last cache, so these arrays are as large as the machine's caches ask for.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from reference import Array
+
+import fastsoftmax
+from fastsoftmax._kernels.loops import KERNELS
+from fastsoftmax._kernels.past import LEAST
+
+GUARD = 7  # elements on either side of a result, whose bytes must stay
+
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+
+
+def numbers(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Some thousand random numbers, over and over: many of them are slow to make."""
+    few = np.random.default_rng(0).normal(0, 2, 9973).astype(dtype)
+    return np.resize(few, shape)
+
+
+def guarded(shape: tuple[int, ...], dtype: Any, offset: int) -> tuple[Array, Array]:
+    """All bytes of an allocation, and a result in its midst that begins so many bytes after a whole element."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    before = GUARD * np.dtype(dtype).itemsize + offset
+    room = np.full(size + 2 * before, 0xA5, np.uint8)
+    return room, room[before : before + size].view(dtype).reshape(shape)
+
+
+def backward(name: str, g: Array, y: Array, axis: int, **out: Array) -> Array:
+    result: Array = getattr(fastsoftmax, name)(g, y, axis=axis, **out)
+    return result
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["softmax_backward", "log_softmax_backward"])
+@pytest.mark.parametrize(
+    ("classes", "offset"), [(4096, 0), (1003, 0), (1003, 1)], ids=["whole lines", "lines shared", "across words"]
+)
+def test_rows(name: str, classes: int, offset: int, dtype: Any) -> None:
+    rows = LEAST // (classes * np.dtype(dtype).itemsize) + 1
+    g, y = numbers((rows, classes), dtype), numbers((rows, classes), dtype) * np.asarray(0.01, dtype)
+    room, out = guarded(g.shape, dtype, offset)
+    assert out.nbytes >= LEAST
+    backward(name, g, y, -1, out=out)
+    for few in (slice(0, 40), slice(rows // 2, rows // 2 + 40), slice(rows - 40, rows)):
+        assert out[few].tobytes() == backward(name, g[few], y[few], -1).tobytes()
+    before = GUARD * out.itemsize + offset
+    assert np.all(room[:before] == 0xA5)
+    assert np.all(room[-before:] == 0xA5)
+
+
+@pytest.mark.parametrize("name", ["softmax_backward", "log_softmax_backward"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_long_rows(name: str, rows: int) -> None:
+    """One block of the row after the other, by several threads."""
+    classes = LEAST // (rows * 4) + 77
+    g, y = numbers((rows, classes), np.float32), numbers((rows, classes), np.float32) * np.float32(0.01)
+    out = backward(name, g, y, -1)
+    in_place = g.copy()
+    assert backward(name, in_place, y, -1, out=in_place) is in_place
+    assert out.tobytes() == in_place.tobytes()  # which does not go past them
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(2, 21, 40), (1, 150, 40)])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward"])
+def test_columns(name: str, shape: tuple[int, int, int], dtype: Any) -> None:
+    outer, classes, at_edge = shape
+    inner = LEAST // (outer * classes * np.dtype(dtype).itemsize) + 5
+    x = numbers((outer, classes, inner), dtype)
+    room, out = guarded(x.shape, dtype, 0)
+    function = getattr(fastsoftmax, name)
+    arrays = (x, x * np.asarray(0.01, dtype)) if "backward" in name else (x,)
+    function(*arrays, axis=1, out=out)
+    for few in (slice(0, at_edge), slice(inner // 2, inner // 2 + at_edge), slice(inner - at_edge, inner)):
+        parts = [np.ascontiguousarray(array[..., few]) for array in arrays]
+        assert np.ascontiguousarray(out[..., few]).tobytes() == function(*parts, axis=1).tobytes()
+    before = GUARD * out.itemsize
+    assert np.all(room[:before] == 0xA5)
+    assert np.all(room[-before:] == 0xA5)
+
+
+def test_gradient_of_a_loss_in_columns() -> None:
+    inner = LEAST // (19 * 4) + 5
+    x = numbers((1, 19, inner), np.float32)
+    labels = np.arange(inner).reshape(1, inner) % 19
+    _, gradient = fastsoftmax.cross_entropy_with_grad(x, labels, axis=1, reduction="none")
+    for few in (slice(0, 40), slice(inner - 40, inner)):
+        part = np.ascontiguousarray(x[..., few])
+        _, expected = fastsoftmax.cross_entropy_with_grad(part, labels[:, few], axis=1, reduction="none")
+        assert np.ascontiguousarray(gradient[..., few]).tobytes() == expected.tobytes()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for instructions of x86")
+def test_such_stores_are_compiled() -> None:
+    kernel = KERNELS["softmax_backward"]["rows"]
+    fresh = numba.jit(nopython=True)(kernel.dispatcher.py_func)  # code from the cache cannot be looked at
+    fresh.compile(kernel.kinds("float32", False))
+    (assembly,) = fresh.inspect_asm().values()
+    assert "movntps" in assembly
