@@ -14,8 +14,12 @@ import pytest
 from reference import Array
 
 import fastsoftmax
+from fastsoftmax._kernels.jit import DTYPES
 from fastsoftmax._kernels.loops import KERNELS
 from fastsoftmax._kernels.past import LEAST
+from fastsoftmax._kernels.shuffles import abreast
+from fastsoftmax._kernels.tiles import store_tile
+from fastsoftmax._kernels.views import lanes_of, view
 
 GUARD = 7  # elements on either side of a result, whose bytes must stay
 
@@ -99,6 +103,29 @@ def test_gradient_of_a_loss_in_columns() -> None:
         part = np.ascontiguousarray(x[..., few])
         _, expected = fastsoftmax.cross_entropy_with_grad(part, labels[:, few], axis=1, reduction="none")
         assert np.ascontiguousarray(gradient[..., few]).tobytes() == expected.tobytes()
+
+
+@dtypes
+@pytest.mark.parametrize("times", [1, 2])
+def test_every_length_from_every_place(times: int, dtype: Any) -> None:
+    """With one vector at once and two, as for AVX-512."""
+
+    def from_tile(tile: Any, out: Any, count: int) -> None:
+        like = lanes_of(view(out)) if times == 1 else abreast(lanes_of(view(out)), 2)
+        store_tile(like, view(out), view(tile), 0, 0, count, True)
+
+    computed = np.float32 if dtype == np.float16 else dtype
+    kinds = (numba.types.Array(DTYPES[np.dtype(d).name], 3, "A") for d in (computed, dtype))
+    copy = numba.njit(from_tile).compile((*kinds, numba.int64))
+    tile = np.arange(3 * 192, dtype=computed).reshape(1, 3, 192)
+    for count in range(1, 150):
+        room = np.full(3 * 211, -1, dtype)
+        for start in range(0, 32, 3):
+            out = room.reshape(1, 3, 211)[..., start : start + count]
+            copy(tile, out, count)
+            np.testing.assert_array_equal(out, tile[..., :count])
+            out[...] = -1
+            assert (room == -1).all()
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for instructions of x86")

@@ -110,7 +110,7 @@ def write_of_run(gradient):
     @inlined
     def run(like, g, out, row, y, start, stop, total, past):
         w = width(like)
-        first, last = whole_lines(out, (row, start), stop - start) if past else (0, 0)
+        first, last = whole_lines(like, out, (row, start), stop - start) if past else (0, 0)
         through_caches(like, g, out, row, y, start + last, stop, total)
         for j in range(start + last - w, start + first - w, -w):
             store_past(out, (row, j), gradient_at(like, g, row, y, j, None, total))

@@ -18,14 +18,14 @@ from fastsoftmax._machine import caches
 from .half import from_lanes
 from .jit import by_type, inlined
 from .memory import _address, _indexed
-from .simd import _I32, COMPUTED_IN, LINE, VectorType
+from .simd import _I32, COMPUTED_IN, LINE, VectorType, width
 from .views import ViewType, _item_bytes, address
 
 # A result and what it is made of are read and written together: half of the last cache, and not less than this where
 # the system says little of caches.
 LEAST = max(caches()["l3"], 32 * 2**20) // 2
-# Shorter runs have too many of their bytes in lines that they share with others (gradients of log-softmax on Zen 3,
-# rows of 256 bytes 1.2 of the time, of 400 as fast, of 1604 0.8).
+# Shorter runs have too many of their bytes in lines that they share with others (gradients of log-softmax on Zen 3:
+# rows of 256 bytes 1.2 of the time, of 400 as fast).
 SHORTEST_RUN = 384
 
 
@@ -56,11 +56,11 @@ def is_at(out, array):
 
 
 @inlined
-def whole_lines(out, index, count):
-    """The part ``first, last`` of `count` elements from ``out[index]`` that are lines without a neighbour in them."""
-    line = LINE // item_bytes(out)
+def whole_lines(like, out, index, count):
+    """The part ``first, last`` of `count` elements from ``out[index]`` that whole vectors fill, these whole lines."""
+    step = max(LINE // item_bytes(out), width(like))
     first = min(until_line(out, index), count)
-    return first, first + (count - first) // line * line
+    return first, first + (count - first) // step * step
 
 
 @intrinsic(prefer_literal=True)
@@ -80,7 +80,7 @@ def until_line(typingctx, array, index):
 
 @intrinsic(prefer_literal=True)
 def store_past(typingctx, array, index, value):
-    """Write a vector past the caches; only vectors that make up whole lines."""
+    """Write a vector past the caches, to one of the places that `whole_lines` finds."""
     if not (_indexed(array, index) and isinstance(value, VectorType)):
         return None
     if value.element != COMPUTED_IN[array.dtype].element:

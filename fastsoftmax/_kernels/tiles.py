@@ -121,7 +121,7 @@ def store_tile(like, out, tile, o, i, count, past):
     """Copy the tile to ``out[o, :, i:i+count]``, past the caches or not."""
     w = width(like)
     for j in range(out.shape[1]):
-        first, last = whole_lines(out, (o, j, i), count) if past else (0, 0)
+        first, last = whole_lines(like, out, (o, j, i), count) if past else (0, 0)
         if past:
             store_run(like, out, tile, o, j, i, 0, first)
         for k in range(first, last, w):
