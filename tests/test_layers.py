@@ -21,7 +21,7 @@ PUBLIC = {"_softmax", "_cross_entropy"}
 # What each module of the package may import of the package, at its top or inside a function: a
 # module, or a package with all that is in it.
 MAY_IMPORT: dict[str, set[str]] = {
-    "_kernels": {"_kernels", "_machine"},  # the size of the last cache
+    "_kernels": {"_kernels", "_machine"},  # the sizes of caches
     "_machine": set(),
     "_version": set(),
     "_layout": {"_kernels.lengths"},  # numbers that layouts, plans and kernels agree on

@@ -49,7 +49,7 @@ def log_softmax_gradient(g, y, total):
 
 
 def sum_of_run(summand):
-    """The sum of ``row[start:stop]`` and its rest, from what is summed; of `out` lines are asked for unless `past`."""
+    """The sum of ``row[start:stop]`` and its rest, from what is summed; `asks`: the lines of `out` too."""
 
     @inlined
     def summand_at(like, g, y, row, j, count):
@@ -61,7 +61,7 @@ def sum_of_run(summand):
         return part(two, 0, like) + part(two, 1, like)
 
     @inlined
-    def run(like, g, out, row, y, start, stop, past):
+    def run(like, g, out, row, y, start, stop, asks):
         w = width(like)
         sums, far = empty_sum(like), is_far(g)
         j = start
@@ -69,7 +69,7 @@ def sum_of_run(summand):
             if far:
                 ask_for(like, g, row, j, False)
                 ask_for(like, y, row, j, False)
-                if not past:
+                if asks:
                     ask_for(like, out, row, j, True)
             sums = add(sums, sum_of_four(like, summand_at(abreast(like, 4), g, y, row, j, None)))
             j += 4 * w
@@ -110,7 +110,7 @@ def write_of_run(gradient):
     @inlined
     def run(like, g, out, row, y, start, stop, total, past):
         w = width(like)
-        first, last = whole_lines(like, out, (row, start), stop - start) if past else (0, 0)
+        first, last = whole_lines(out, (row, start), stop - start) if past else (0, 0)
         through_caches(like, g, out, row, y, start + last, stop, total)
         for j in range(start + last - w, start + first - w, -w):
             store_past(out, (row, j), gradient_at(like, g, row, y, j, None, total))
@@ -121,27 +121,27 @@ def write_of_run(gradient):
 
 
 def short_rows_of(summand, gradient):
-    """Rows of two pieces, a vector or two each, that stay in registers from the sum to the gradient."""
+    """Rows of two halves, a vector or two each, that stay in registers from the sum to the gradient."""
 
     @inlined
-    def row_of_two(like, piece, g, out, row, y, count):
-        w = width(piece)
-        g0, y0 = load(piece, g, (row, 0), None, 0.0), load(piece, y, (row, 0), None, 0.0)
-        g1, y1 = load(piece, g, (row, w), count, 0.0), load(piece, y, (row, w), count, 0.0)
+    def row_of_two(like, half, g, out, row, y, count):
+        w = width(half)
+        g0, y0 = load(half, g, (row, 0), None, 0.0), load(half, y, (row, 0), None, 0.0)
+        g1, y1 = load(half, g, (row, w), count, 0.0), load(half, y, (row, w), count, 0.0)
         total = across(like, add(empty_sum(like), one_of(like, summand(g0, y0)) + one_of(like, summand(g1, y1))))
-        total = full(piece, whole(total[0], total[1]))
+        total = full(half, whole(total[0], total[1]))
         store(out, (row, 0), gradient(g0, y0, total), None)
         store(out, (row, w), gradient(g1, y1, total), count)
 
     @inlined
-    def run(like, piece, g, out, first_row, last_row, y):
-        count = g.shape[1] - width(piece)
-        if count == width(piece):
+    def run(like, half, g, out, first_row, last_row, y):
+        count = g.shape[1] - width(half)
+        if count == width(half):
             for row in range(first_row, last_row):
-                row_of_two(like, piece, g, out, row, y, None)
+                row_of_two(like, half, g, out, row, y, None)
         else:
             for row in range(first_row, last_row):
-                row_of_two(like, piece, g, out, row, y, count)
+                row_of_two(like, half, g, out, row, y, count)
 
     return run
 
@@ -172,7 +172,7 @@ def backward_rows(summand, gradient):
 
     @piece
     def rows(g, out, first_row, last_row, y):
-        like, n, w, past = lanes_of(g), g.shape[1], width(lanes_of(g)), goes_past(out, g, y)
+        like, n, w, past = lanes_of(g), g.shape[1], width(lanes_of(g)), goes_past(out, g.shape[1], g, y)
         if w < n <= 2 * w:
             short_rows(like, like, g, out, first_row, last_row, y)
             return
@@ -181,11 +181,11 @@ def backward_rows(summand, gradient):
             return
         for row in range(first_row, last_row):
             if n <= SHORT_ROW:
-                total = sum_of(like, g, out, row, y, 0, n, past)
+                total = sum_of(like, g, out, row, y, 0, n, not past)
             else:
-                total = sum_of(like, g, out, row, y, 0, BLOCK, True)
+                total = sum_of(like, g, out, row, y, 0, BLOCK, False)
                 for start in range(BLOCK, n, BLOCK):
-                    total = join(total[0], total, sum_of(like, g, out, row, y, start, min(start + BLOCK, n), True))
+                    total = join(total[0], total, sum_of(like, g, out, row, y, start, min(start + BLOCK, n), False))
             write(like, g, out, row, y, 0, n, full(like, whole(total[0], total[1])), past)
         if past:
             fence()
@@ -194,12 +194,12 @@ def backward_rows(summand, gradient):
     def sum_of_block(g, out, states, row, block, y):
         start = block * BLOCK
         states[row, block, 0], states[row, block, 1] = sum_of(
-            lanes_of(g), g, out, row, y, start, min(start + BLOCK, g.shape[1]), True
+            lanes_of(g), g, out, row, y, start, min(start + BLOCK, g.shape[1]), False
         )
 
     @piece
     def blocks(g, out, states, row, start, stop, y):
-        like, past = lanes_of(g), goes_past(out, g, y)
+        like, past = lanes_of(g), goes_past(out, g.shape[1], g, y)
         total = states[row, 0, 0], states[row, 0, 1]
         for block in range(1, states.shape[1]):
             total = join(total[0], total, (states[row, block, 0], states[row, block, 1]))

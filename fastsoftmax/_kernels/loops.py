@@ -82,7 +82,7 @@ def over_columns(work, write=store_tile):
         units = x.shape[0] * across
         for task in range(first, last):
             logits, results, more = view(x), view(out), view(extra)
-            like, past = in_registers(lanes_of(logits)), goes_past(results, logits, more)
+            like, past = in_registers(lanes_of(logits)), goes_past(results, min(step, inner), logits, more)
             sums = scratch(wide(like), SUMS_ROOM)
             classes = n if tiled else 1
             # One allocation: of several, those before one that fails would never be freed.

@@ -1,9 +1,9 @@
-"""Stores past the caches, for results that no cache could hold.
+"""Stores past the caches, for results that no cache could hold beside what they are made of.
 
 A store to a line that is in no cache reads it first: a third transfer beside the line that was read and the one that
 will be written. Whole lines can go past the caches instead, to memory at once. A result that is in a cache already,
 because it replaces what it is made of, or that whoever reads it would find there, is better stored as always
-(docs/performance.md has the measurements).
+(docs/performance.md has the measurements, all of one processor with one last cache).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastsoftmax._machine import caches
 from .half import from_lanes
 from .jit import by_type, inlined
 from .memory import _address, _indexed
-from .simd import _I32, COMPUTED_IN, LINE, VectorType, width
+from .simd import _I32, COMPUTED_IN, LINE
 from .views import ViewType, _item_bytes, address
 
 # A result and what it is made of are read and written together: half of the last cache, and not less than this where
@@ -36,14 +36,17 @@ def item_bytes(out):
 
 
 @inlined
-def goes_past(out, x, more):
-    """Whether `out`, made of two arrays or one, goes past the caches; not where elements lie across words."""
+def goes_past(out, run, x, more):
+    """Whether `out`, written in runs of so many elements and made of two arrays or one, goes past the caches.
+
+    Not where elements lie across words: those make no whole lines.
+    """
     places, elements, size = address(out), 1, item_bytes(out)
     for length in out.shape:
         elements *= length
     for stride in out.strides:
         places |= stride
-    large = elements * size >= LEAST and out.shape[-1] * size >= SHORTEST_RUN
+    large = elements * size >= LEAST and run * size >= SHORTEST_RUN
     return large and places % size == 0 and not is_at(out, x) and not is_at(out, more)
 
 
@@ -56,11 +59,11 @@ def is_at(out, array):
 
 
 @inlined
-def whole_lines(like, out, index, count):
-    """The part ``first, last`` of `count` elements from ``out[index]`` that whole vectors fill, these whole lines."""
-    step = max(LINE // item_bytes(out), width(like))
+def whole_lines(out, index, count):
+    """The part ``first, last`` of `count` elements from ``out[index]`` that are whole lines."""
+    line = LINE // item_bytes(out)
     first = min(until_line(out, index), count)
-    return first, first + (count - first) // step * step
+    return first, first + (count - first) // line * line
 
 
 @intrinsic(prefer_literal=True)
@@ -80,18 +83,15 @@ def until_line(typingctx, array, index):
 
 @intrinsic(prefer_literal=True)
 def store_past(typingctx, array, index, value):
-    """Write a vector past the caches, to one of the places that `whole_lines` finds."""
-    if not (_indexed(array, index) and isinstance(value, VectorType)):
-        return None
-    if value.element != COMPUTED_IN[array.dtype].element:
+    """Write the numbers of one vector, a line or half of it, past the caches; only where `whole_lines` finds some."""
+    if not _indexed(array, index) or value != COMPUTED_IN[array.dtype]:
         return None
 
     def codegen(context, builder, sig, args):
         place = _address(context, builder, args[0], array, args[1], index)
         raw = from_lanes(context, builder, args[2], array.dtype)
         pointer = builder.bitcast(place, raw.type.as_pointer())
-        # A vector may be half a line, or two of them.
-        stored = builder.store(raw, pointer, align=min(LINE, _item_bytes(array.dtype) * value.lanes))
+        stored = builder.store(raw, pointer, align=_item_bytes(array.dtype) * value.lanes)
         stored.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
         return context.get_dummy_value()
 

@@ -10,7 +10,7 @@ from .jit import by_type, inlined
 from .memory import load, prefetch, store
 from .past import store_past, whole_lines
 from .simd import LINE, HalfType, is_single, strands, width
-from .views import ViewType, address, view
+from .views import ViewType, address, lanes_of, view
 
 # A tile of columns has up to so many numbers, a quarter of the second cache as float32, and so many columns: runs of
 # some lines are what memory likes. With few classes a tile is narrow and has no more numbers than the first cache (21
@@ -18,11 +18,12 @@ from .views import ViewType, address, view
 # on Zen 3: 256 columns 0.87 of the time with 128, all else as fast).
 TILE, TILE_COLUMNS = 65536, 512
 FEW_CLASSES, NARROW_TILE, NARROW_TILE_COLUMNS = 64, 8192, 256
-# Classes at most so many bytes apart need none if all of them lie in a part of the second cache: what one column leaves
-# of a line is the next one's, and pages are shared (1000 classes on one thread of an Emerald Rapids with 2 MiB, cycles
-# a vector with a tile and without: 49 columns 47 and 33, 128 40 and 32, 256 43 and 39; on two of a Zen 3 with 512 KiB
-# a tile took 1.2 of the time for 32 columns, 0.8 for 49, 0.74 for 256 classes of 196, gradients 0.86, 0.73 and 0.61).
-NEAR = 1024
+# Classes at most so many bytes apart need none if all of them lie in a part of the second cache, or have a line or two
+# each: what one column leaves of a line is the next one's, and pages are shared (1000 classes on one thread of an
+# Emerald Rapids with 2 MiB, cycles a vector with a tile and without: 49 columns 47 and 33, 128 40 and 32, 256 43 and
+# 39; on two of a Zen 3 with 512 KiB a tile took 1.2 of the time for 32 columns, 0.8 for 49, 0.74 for 256 classes of
+# 196, gradients 0.86, 0.73 and 0.61).
+NEAR, NEAREST = 1024, 2 * LINE
 NEAR_BLOCK = caches()["l2"] // 4
 
 
@@ -39,13 +40,13 @@ def tile_columns(classes, inner, least):
 
 @by_type
 def worth_tiles(x, out):
-    """Whether columns go faster through tiles: not where lines are shared."""
+    """Whether columns go faster through tiles: not where lines are shared and still there when they are."""
     if isinstance(x.dtype, HalfType):  # a tile keeps terms, which `out` cannot
         return lambda x, out: True
 
     def far_apart(x, out):
         apart = max(abs(x.strides[1]), abs(out.strides[1]) if out.shape[1] == x.shape[1] else 0)
-        return apart > NEAR or apart * x.shape[1] > NEAR_BLOCK
+        return apart > NEAR or (apart > NEAREST and apart * x.shape[1] > NEAR_BLOCK)
 
     return far_apart
 
@@ -119,29 +120,28 @@ def second_tile(like, tile, more, o, i, count):
 @inlined
 def store_tile(like, out, tile, o, i, count, past):
     """Copy the tile to ``out[o, :, i:i+count]``, past the caches or not."""
-    w = width(like)
+    one = lanes_of(out)
     for j in range(out.shape[1]):
-        first, last = whole_lines(like, out, (o, j, i), count) if past else (0, 0)
+        first, last = whole_lines(out, (o, j, i), count) if past else (0, 0)
         if past:
             store_run(like, out, tile, o, j, i, 0, first)
-        for k in range(first, last, w):
-            store_past(out, (o, j, i + k), load(like, tile, (0, j, k), None, 0.0))
+        for k in range(first, last, width(one)):
+            store_past(out, (o, j, i + k), load(one, tile, (0, j, k), None, 0.0))
         store_run(like, out, tile, o, j, i, last, count)
 
 
 @inlined
 def store_run(like, out, tile, o, j, i, start, stop):
-    """Copy these columns of a class; lines of a class to come are asked for."""
+    """Copy these columns of a class; their lines of a class to come are asked for."""
     w = width(like)
     for k in range(start, stop, w):
         prefetch(out, (o, j + AHEAD, i + k), True)
-        if w > strands(like):
+        if w > strands(like) and k + w // 2 < stop:
             prefetch(out, (o, j + AHEAD, i + k + w // 2), True)
-        v = load(like, tile, (0, j, k), None, 0.0)
         if k + w <= stop:
-            store(out, (o, j, i + k), v, None)
+            store(out, (o, j, i + k), load(like, tile, (0, j, k), None, 0.0), None)
         else:
-            store(out, (o, j, i + k), v, stop - k)
+            store(out, (o, j, i + k), load(like, tile, (0, j, k), stop - k, 0.0), stop - k)
 
 
 @inlined
