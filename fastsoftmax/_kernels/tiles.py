@@ -21,8 +21,8 @@ FEW_CLASSES, NARROW_TILE, NARROW_TILE_COLUMNS = 64, 8192, 256
 # Classes at most so many bytes apart need none if all of them lie in a part of the second cache, or have a line or two
 # each: what one column leaves of a line is the next one's, and pages are shared (1000 classes on one thread of an
 # Emerald Rapids with 2 MiB, cycles a vector with a tile and without: 49 columns 47 and 33, 128 40 and 32, 256 43 and
-# 39; on two of a Zen 3 with 512 KiB a tile took 1.2 of the time for 32 columns, 0.8 for 49, 0.74 for 256 classes of
-# 196, gradients 0.86, 0.73 and 0.61).
+# 39; on two of a Zen 3 with 512 KiB a tile took 1.2 of the time for 32 columns, 0.7 to 1.0 for 49, 0.74 for 256
+# classes of 196, gradients 0.86, 0.7 to 0.9 and 0.61).
 NEAR, NEAREST = 1024, 2 * LINE
 NEAR_BLOCK = caches()["l2"] // 4
 
