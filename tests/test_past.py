@@ -22,10 +22,9 @@ from fastsoftmax._kernels.shuffles import abreast
 from fastsoftmax._kernels.tiles import store_tile
 from fastsoftmax._kernels.views import lanes_of, view
 
-pytestmark = pytest.mark.skipif(LEAST > 2**28, reason="such results take gigabytes on a machine with such caches")
-
 GUARD = 7  # elements on either side of a result, whose bytes must stay
 
+of_large_results = pytest.mark.skipif(LEAST > 2**28, reason="they take gigabytes on a machine with such caches")
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 
 
@@ -48,6 +47,7 @@ def backward(name: str, g: Array, y: Array, axis: int, **out: Array) -> Array:
     return result
 
 
+@of_large_results
 @dtypes
 @pytest.mark.parametrize("name", ["softmax_backward", "log_softmax_backward"])
 @pytest.mark.parametrize(
@@ -66,6 +66,7 @@ def test_rows(name: str, classes: int, offset: int, dtype: Any) -> None:
     assert np.all(room[-before:] == 0xA5)
 
 
+@of_large_results
 @pytest.mark.parametrize("name", ["softmax_backward", "log_softmax_backward"])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_long_rows(name: str, rows: int) -> None:
@@ -78,6 +79,7 @@ def test_long_rows(name: str, rows: int) -> None:
     np.testing.assert_array_equal(out.view(np.uint32), in_place.view(np.uint32))  # which does not go past them
 
 
+@of_large_results
 @dtypes
 @pytest.mark.parametrize("shape", [(2, 21, 40), (1, 33, 40), (1, 150, 40), (1, 1000, 40)])
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward"])
@@ -97,6 +99,7 @@ def test_columns(name: str, shape: tuple[int, int, int], dtype: Any) -> None:
     assert np.all(room[-before:] == 0xA5)
 
 
+@of_large_results
 def test_gradient_of_a_loss_in_columns() -> None:
     inner = LEAST // (19 * 4) + 5
     x = numbers((1, 19, inner), np.float32)
@@ -139,6 +142,7 @@ def array_of(dtype: Any, ndim: int) -> Any:
     return numba.types.Array(DTYPES[np.dtype(dtype).name], ndim, "A")
 
 
+@of_large_results
 def test_what_goes_past() -> None:
     """Large results in long runs of whole words, and not in place."""
 
