@@ -48,9 +48,9 @@ def repeat(call: Hashable, *arguments: Any) -> bool:
     """
     team = _threads.team
     ready = team.ready.get(call)
-    if ready is None or (ready[2] and getattr(team.had, "count", 0) != ready[1]):
+    if ready is None or (ready[2] and getattr(team.had, "count", 0) != ready[3]):
         return False
-    code, tasks, launcher = ready
+    code, tasks, launcher, _ = ready
     code(arguments, 0, tasks, tasks, launcher)
     return True
 
@@ -60,13 +60,14 @@ def _launch(
 ) -> None:
     """All tasks of a kernel; for each of the rounds there are so many."""
     code, team = kernel.compiled(dtype, scaled), _threads.team
-    at_hand = team.launcher_at_hand(tasks) if rounds == 1 else None
+    tasks = min(tasks, _threads.MOST_TASKS)
+    threads = min(tasks, get_num_threads())
+    at_hand = team.launcher_at_hand(threads) if rounds == 1 else None
     if at_hand is not None:
         if call is not None:
-            team.remember(call, code, tasks, at_hand)
+            team.remember(call, code, tasks, at_hand, threads)
         code(arguments, 0, tasks, tasks, at_hand)
         return
-    tasks = min(tasks, _threads.MOST_TASKS)
     total = tasks * rounds
     if tasks > 1:
         with team.launcher() as launcher:
@@ -82,7 +83,7 @@ def _launch(
         def part(task: int, first: int = first) -> None:
             code(arguments, first + task, first + task + 1, total, 0)
 
-        _threads.each(part, tasks, tasks)
+        _threads.each(part, tasks, threads)
 
 
 # -- the plans

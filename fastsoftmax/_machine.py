@@ -114,6 +114,19 @@ def wanted_threads() -> Processors:
     return Processors(count, f"{VARIABLE}={count}")
 
 
+def may_set_affinity(status: Path = Path("/proc/self/status")) -> bool:
+    """Whether threads may be sent to other processors: not where system calls are filtered, as in most containers.
+
+    A filter may end the process that asks for one it does not allow.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return False
+    try:
+        return "\nSeccomp:\t0\n" in status.read_text()
+    except OSError:
+        return False
+
+
 # -- how many threads
 # --------------------------------------------------------------------------------------
 

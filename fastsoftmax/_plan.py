@@ -17,6 +17,12 @@ __all__ = ["FEW_LABELLED_ROWS", "SMALL", "Plan", "canonical", "columns", "rows",
 # Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
 # threads costs 3 to 5 us, so work of twice that is shared.
 WORTH_SHARING_NS = 10_000
+# A thread has tasks of no less, or one of all its work, and no more of them: who is done helps the others with theirs.
+TASK_NS, MOST_TASKS_EACH = 15_000, 8
+# Rows are worked on in step, one summed while others are written: so few in a task that its ends cost nothing.
+TASK_ROWS = 16
+# Vectors of columns, likewise: those of a tile.
+TASK_COLUMNS = 16
 ROW_NS = 40
 NARROW_ROW_NS = 6
 VECTOR_NS = 10
@@ -41,7 +47,8 @@ class Plan:
         "batches" (short rows, as many as lanes at once), "columns" (classes on a strided axis) or
         "split" (long rows shared out by blocks).
     tasks
-        Parts that the work is cut into; 1 is a plain call.
+        Parts that the work is cut into, more than threads so that these can share them out as they go; 1 is a plain
+        call.
     block
         Elements of a row that one state covers; the whole row unless it is long.
     reason
@@ -66,31 +73,32 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
     if classes > SHORT_ROW:
         blocks = -(-classes // BLOCK)
         cost = count * classes * ELEMENT_NS[dtype]
-        tasks = _tasks(cost, count * blocks, threads)
+        tasks = _tasks(cost, count * blocks, 0, threads)
         if count < tasks or blocks > MOST_BLOCKS:
             reason = f"{count} rows of {blocks} blocks for {tasks} threads: blocks are shared out"
             return Plan(operation, dtype, "split", tasks, BLOCK, reason)
-        tasks = min(tasks, count)
+        tasks = _tasks(cost, count, count, threads)
         return Plan(operation, dtype, "rows", tasks, BLOCK, "long rows, one after the other")
     few = classes <= lanes and count >= lanes // 2
     if few and dense and classes == 2 and operation in HAS_PAIRS:
         step = lanes // 2
-        tasks = _tasks(count / step * VECTOR_NS, count // step, threads)
+        tasks = _tasks(count / step * VECTOR_NS, count // step, count // step, threads)
         reason = f"two classes: {step} rows in a vector"
         return Plan(operation, dtype, "pairs", tasks, classes, reason)
     # Gradients of rows that fill a vector go faster one by one (100000x16: 0.8 of the time; 15 classes: 1.4).
     narrow = few and operation in HAS_NARROW and not (classes == lanes and operation in BACKWARD)
     if narrow and (dense or operation not in LOSSES):
         groups = -(-count // (2 * lanes))
-        tasks = _tasks(count * (NARROW_ROW_NS + classes), groups, threads)
+        tasks = _tasks(count * (NARROW_ROW_NS + classes), groups, groups, threads)
         reason = f"at most {lanes} classes: a vector or two of rows at once"
         return Plan(operation, dtype, "narrow", tasks, classes, reason)
     cost = count * (ROW_NS + classes * ELEMENT_NS[dtype])
+    tasks = _tasks(cost, count, count // TASK_ROWS, threads)
     short = classes <= BATCHED.get(operation, 0) * lanes and count >= lanes // 2
     if short and (dense or operation not in LOSSES):
         reason = f"rows of a few vectors: {lanes} rows at once"
-        return Plan(operation, dtype, "batches", _tasks(cost, count, threads), classes, reason)
-    return Plan(operation, dtype, "rows", _tasks(cost, count, threads), classes, "contiguous rows")
+        return Plan(operation, dtype, "batches", tasks, classes, reason)
+    return Plan(operation, dtype, "rows", tasks, classes, "contiguous rows")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -100,7 +108,7 @@ def columns(operation: str, dtype: str, outer: int, classes: int, inner: int, th
     units = outer * -(-inner // lanes)
     cost = units * (ROW_NS + classes * lanes * ELEMENT_NS[dtype])
     reason = f"classes on a strided axis: {lanes} columns at once"
-    return Plan(operation, dtype, "columns", _tasks(cost, units, threads), classes, reason)
+    return Plan(operation, dtype, "columns", _tasks(cost, units, units // TASK_COLUMNS, threads), classes, reason)
 
 
 def canonical(operation: str, dtype: str, shape: tuple[int, ...], threads: int, dense: bool) -> Plan:
@@ -110,11 +118,15 @@ def canonical(operation: str, dtype: str, shape: tuple[int, ...], threads: int, 
     return columns(operation, dtype, *shape, threads)
 
 
-def _tasks(cost_ns: float, units: int, threads: int) -> int:
-    """As many tasks as threads if the work is worth a launch, and no more than there are units."""
+def _tasks(cost_ns: float, units: int, worth: int, threads: int) -> int:
+    """Some tasks for each thread if the work is worth a launch, and no more than there are units.
+
+    `worth` is how many tasks are large enough; if they are fewer than threads, each of these has one nevertheless.
+    """
     if threads == 1 or cost_ns < WORTH_SHARING_NS:
         return 1
-    return max(1, min(threads, units))
+    each = min(MOST_TASKS_EACH, int(cost_ns / threads / TASK_NS))
+    return max(1, min(max(threads, min(threads * each, worth)), units))
 
 
 def scratch_elements(itemsize: int) -> int:

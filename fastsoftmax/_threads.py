@@ -38,8 +38,8 @@ class Team:
         self._safe: bool | None = None
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
         self.had = threading.local()  # the `count` of threads that the calling one has had, with itself
-        # What was done before: code, tasks and launcher of calls of a kind.
-        self.ready: dict[Hashable, tuple[Callable[..., Any], int, int]] = {}
+        # What was done before: code, tasks, launcher and threads of calls of a kind.
+        self.ready: dict[Hashable, tuple[Callable[..., Any], int, int, int]] = {}
         self.layer = "none yet"
 
     def prange_is_safe(self) -> bool:
@@ -79,21 +79,21 @@ class Team:
                 self._pool = count, ThreadPoolExecutor(count, thread_name_prefix="fastsoftmax")
             return self._pool[1]
 
-    def launcher_at_hand(self, tasks: int) -> int | None:
-        """What runs so many tasks where that takes no question, None where it does.
+    def launcher_at_hand(self, count: int) -> int | None:
+        """What runs tasks on so many threads where that takes no question, None where it does.
 
         That is the calling thread for one (0), else Numba's threads where it has had that many, all there are, before.
         """
-        if tasks == 1:
+        if count == 1:
             return 0
-        ready = getattr(self.had, "count", 0) == tasks == numba_parallel.NUM_THREADS
+        ready = getattr(self.had, "count", 0) == count == numba_parallel.NUM_THREADS
         return launcher_address() if ready else None
 
-    def remember(self, call: Hashable, code: Callable[..., Any], tasks: int, launcher: int) -> None:
+    def remember(self, call: Hashable, code: Callable[..., Any], tasks: int, launcher: int, threads: int) -> None:
         """Keep what carries out a call of this kind with no more questions."""
         if len(self.ready) >= MOST_REMEMBERED:
             self.ready.clear()
-        self.ready[call] = code, tasks, launcher
+        self.ready[call] = code, tasks, launcher, threads
 
     @contextlib.contextmanager
     def launcher(self) -> Iterator[int]:

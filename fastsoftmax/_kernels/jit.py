@@ -10,10 +10,13 @@ import numba
 from numba.core import types
 from numba.extending import overload
 
+from fastsoftmax._machine import may_set_affinity
+
 from .cache import KernelCache, compiling
 from .interrupts import uninterrupted
-from .launch import address_of, borrowed, in_parallel, launch
+from .launch import address_of, borrowed, launch
 from .pipeline import KernelCompiler, PartCompiler
+from .share import over_threads
 from .simd import bfloat16, float16
 
 # No fast-math flag: the order of each sum is ours. `error_model="numpy"`: a division by zero gives inf or
@@ -171,7 +174,8 @@ def _dispatcher(name: str, function: Callable[..., Any], **flags: Any) -> Any:
     return dispatcher
 
 
-_launcher = _dispatcher("launcher", in_parallel, parallel=True)
+_MOVES = may_set_affinity()
+_launcher = _dispatcher("launcher_moving" if _MOVES else "launcher", over_threads(_MOVES), parallel=True)
 
 
 @functools.cache

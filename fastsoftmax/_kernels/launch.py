@@ -1,7 +1,8 @@
 """Tasks on several threads: one parallel loop that calls the compiled code of any kernel.
 
-Numba compiles what stands in a `prange` several times over. Here that is one call, of a function by its address with
-the address of what it works on, so that no kernel is compiled more than once and an error in a task is not lost.
+Numba compiles what stands in a `prange` several times over. Here that is the loop of `share`, which calls a function by
+its address with the address of what it works on, so that no kernel is compiled more than once and an error in a task is
+not lost.
 """
 
 from __future__ import annotations
@@ -10,36 +11,18 @@ from typing import Any
 
 import numba
 from llvmlite import ir
-from numba import prange
 from numba.core import cgutils, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
+from .share import TASK
+
 _I32, _I64, _POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
-_TASK = ir.FunctionType(ir.VoidType(), [_POINTER, _I64])
 _LAUNCHER = ir.FunctionType(_POINTER, [_I64] * 4)
 
 
-@intrinsic
-def _call(typingctx: Any, function: Any, block: Any, task: Any) -> Any:
-    """``function(block, task)``, both addresses."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = builder.inttoptr(args[0], _TASK.as_pointer())
-        builder.call(code, [builder.inttoptr(args[1], _POINTER), args[2]])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen
-
-
-def in_parallel(function: int, block: int, first: int, last: int) -> None:
-    """The tasks from `first` to `last`, by Numba's threads."""
-    for task in prange(first, last):
-        _call(function, block, task)
-
-
 def address_of(dispatcher: numba.core.dispatcher.Dispatcher) -> int:
-    """Where compiled code finds `in_parallel`, compiled for its one signature if need be."""
+    """Where compiled code finds the parallel loop, compiled for its one signature if need be."""
     kinds = (types.int64,) * 4
     with global_compiler_lock:  # which a fork waits for
         dispatcher.compile(kinds)
@@ -77,7 +60,7 @@ def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 def launch(typingctx: Any, launcher: Any, work: Any, arguments: Any, first: Any, last: Any, tasks: Any) -> Any:
     """``work(task, task + 1, tasks, *arguments)`` for the tasks from `first` to `last`; whether one had an error.
 
-    The one error that a task can have is a MemoryError. `launcher` is the address of `in_parallel`.
+    The one error that a task can have is a MemoryError. `launcher` is the address of the parallel loop.
     """
     number = types.int64
     call = work.get_call_type(typingctx, (number, number, number, *arguments.types), {})
@@ -103,7 +86,7 @@ def _field(builder: Any, block: Any, place: int) -> Any:
 
 def _task(context: Any, module: Any, work: Any, block_type: Any, arguments: Any) -> Any:
     """The function for one task of `work`, whose arguments and number of tasks, and place for errors, are a block."""
-    function = ir.Function(module, _TASK, module.get_unique_name("task"))
+    function = ir.Function(module, TASK, module.get_unique_name("task"))
     function.linkage = "internal"
     builder = ir.IRBuilder(function.append_basic_block())
     block, task = builder.bitcast(function.args[0], block_type), function.args[1]
