@@ -20,13 +20,13 @@ ROW_REGIONS = [
     (1, 10, 2, "rows", 1),
     (7, 10, 2, "rows", 1),
     (8, 10, 2, "narrow", 1),
-    (262144, 10, 2, "narrow", 2),
+    (262144, 10, 2, "narrow", 16),
     (262144, 15, 1, "narrow", 1),
-    (262144, 16, 2, "narrow", 2),
+    (262144, 16, 2, "narrow", 16),
     (64, 17, 2, "batches", 1),
-    (4096, 64, 2, "batches", 2),
+    (4096, 64, 2, "batches", 16),
     (7, 64, 2, "rows", 1),
-    (256, 1000, 2, "rows", 2),
+    (256, 1000, 2, "rows", 6),
     (1, 32000, 2, "rows", 1),
     (8, 32000, 2, "rows", 2),
     (1, SHORT_ROW, 8, "rows", 1),
@@ -35,8 +35,8 @@ ROW_REGIONS = [
     (1, 1000003, 8, "split", 8),
     (3, 131072, 4, "split", 4),
     (4, 131072, 4, "rows", 4),
-    (256, 131072, 4, "rows", 4),
-    (256, MOST_BLOCKS * BLOCK, 2, "rows", 2),
+    (256, 131072, 4, "rows", 32),
+    (256, MOST_BLOCKS * BLOCK, 2, "rows", 16),
     (256, MOST_BLOCKS * BLOCK + 1, 2, "split", 2),
     (256, MOST_BLOCKS * BLOCK + 1, 1, "split", 1),
 ]
@@ -85,7 +85,7 @@ def test_batches_of_rows_of_a_few_vectors(operation: str, dtype: str) -> None:
 
 @pytest.mark.parametrize(
     ("outer", "classes", "inner", "tasks"),
-    [(1, 10, 16, 1), (1, 1000, 4096, 2), (8, 21, 65536, 2), (1, 65536, 8, 1)],
+    [(1, 10, 16, 1), (1, 1000, 4096, 16), (8, 21, 65536, 16), (1, 65536, 8, 1)],
 )
 def test_columns(outer: int, classes: int, inner: int, tasks: int) -> None:
     plan = _plan.columns("softmax", "float32", outer, classes, inner, 2)
@@ -97,9 +97,25 @@ def test_a_plan_is_a_value_that_says_why() -> None:
     assert plan == _plan.rows("softmax", "float32", 262144, 10, 2)
     assert hash(plan) == hash(_plan.rows("softmax", "float32", 262144, 10, 2))
     assert repr(plan) == (
-        "Plan(operation='softmax', dtype='float32', kernel='narrow', tasks=2, block=10, "
+        "Plan(operation='softmax', dtype='float32', kernel='narrow', tasks=16, block=10, "
         "reason='at most 16 classes: a vector or two of rows at once')"
     )
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_tasks_are_large_enough_and_never_fewer_than_threads(threads: int) -> None:
+    """A task is worth 15 us or one thread's share, and rows in step are 16 or that share."""
+    for rows in (64, 256, 1000, 65536):
+        for classes in (20, 1000, 30000):
+            plan = _plan.rows("softmax", "float32", rows, classes, threads)
+            cost = rows * (_plan.ROW_NS + classes * _plan.ELEMENT_NS["float32"])
+            if cost < _plan.WORTH_SHARING_NS:
+                assert plan.tasks == 1
+                continue
+            assert min(threads, rows) <= plan.tasks <= _plan.MOST_TASKS_EACH * threads
+            if plan.tasks > threads:
+                assert cost / plan.tasks >= _plan.TASK_NS
+                assert rows // plan.tasks >= _plan.TASK_ROWS
 
 
 def test_every_plan_names_a_kernel() -> None:

@@ -105,10 +105,10 @@ def count_up(typingctx: Any, room: Any, place: Any) -> Any:
 @register_jitable
 def is_taken(room, size, processor):
     """Whether one of the threads that have begun runs there; their processors are kept plus 1."""
+    taken = False
     for k in range(size):
-        if number_at(room, size + k) == processor + 1:
-            return True
-    return False
+        taken |= number_at(room, size + k) == processor + 1
+    return taken
 
 
 @register_jitable
