@@ -47,16 +47,28 @@ def repeat(call: Hashable, *arguments: Any) -> bool:
     Between arrays of megabytes each line of Python costs ten times what it does in a loop of small calls.
     """
     team = _threads.team
-    ready = team.ready.get(call)
-    if ready is None or (ready[2] and getattr(team.had, "count", 0) != ready[3]):
+    done = team.ready.get(call)
+    if done is None:
         return False
-    code, tasks, launcher, _ = ready
+    code, tasks, launcher, threads, wakes = done
+    if launcher:
+        if getattr(team.had, "count", 0) != threads:
+            return False
+        if team.asleep() and not wakes:
+            launcher = 0
     code(arguments, 0, tasks, tasks, launcher)
     return True
 
 
 def _launch(
-    kernel: Loop, dtype: str, scaled: bool, tasks: int, *arguments: Any, rounds: int = 1, call: Hashable = None
+    kernel: Loop,
+    dtype: str,
+    scaled: bool,
+    tasks: int,
+    *arguments: Any,
+    rounds: int = 1,
+    call: Hashable = None,
+    wakes: bool = True,
 ) -> None:
     """All tasks of a kernel; for each of the rounds there are so many."""
     code, team = kernel.compiled(dtype, scaled), _threads.team
@@ -65,7 +77,7 @@ def _launch(
     at_hand = team.launcher_at_hand(threads) if rounds == 1 else None
     if at_hand is not None:
         if call is not None:
-            team.remember(call, code, tasks, at_hand, threads)
+            team.remember(call, _threads.Remembered(code, tasks, at_hand, threads, wakes))
         code(arguments, 0, tasks, tasks, at_hand)
         return
     total = tasks * rounds
@@ -104,7 +116,7 @@ def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None, call: Has
         _launch(first, plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
         _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
     else:
-        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds, call=call)
+        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds, call=call, wakes=plan.wakes)
 
 
 def _cut(plan: Plan, x: np.ndarray) -> tuple[str, int]:
@@ -134,7 +146,9 @@ def run_loss(
         if "split" in kernels:
             _launch(kernels["split"], plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
     else:
-        _launch(kernels[layout], plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds, call=call)
+        _launch(
+            kernels[layout], plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds, call=call, wakes=plan.wakes
+        )
 
 
 def run_soft_targets(x: np.ndarray, y: np.ndarray, extra: tuple[Any, ...], gradient: bool) -> None:

@@ -11,10 +11,11 @@ import contextlib
 import importlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 from numba.np.ufunc import parallel as numba_parallel
@@ -27,6 +28,18 @@ from ._machine import get_num_threads, threads
 MOST_TASKS = 1024
 # Kinds of calls that are remembered: as many as plans.
 MOST_REMEMBERED = 4096
+# Seconds that OpenMP's threads look out for work before they sleep, at least.
+AWAKE = 0.003
+
+
+class Remembered(NamedTuple):
+    """What a kind of call came to: compiled code, tasks, what runs these, on how many threads, and `Plan.wakes`."""
+
+    code: Callable[..., Any]
+    tasks: int
+    launcher: int
+    threads: int
+    wakes: bool
 
 
 class Team:
@@ -38,8 +51,7 @@ class Team:
         self._safe: bool | None = None
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
         self.had = threading.local()  # the `count` of threads that the calling one has had, with itself
-        # What was done before: code, tasks, launcher and threads of calls of a kind.
-        self.ready: dict[Hashable, tuple[Callable[..., Any], int, int, int]] = {}
+        self.ready: dict[Hashable, Remembered] = {}
         self.layer = "none yet"
 
     def prange_is_safe(self) -> bool:
@@ -89,11 +101,21 @@ class Team:
         ready = getattr(self.had, "count", 0) == count == numba_parallel.NUM_THREADS
         return launcher_address() if ready else None
 
-    def remember(self, call: Hashable, code: Callable[..., Any], tasks: int, launcher: int, threads: int) -> None:
+    def asleep(self) -> bool:
+        """Whether those of Numba's threads that the calling one has had have done nothing for so long that they sleep.
+
+        To be asked before each launch: it is also what tells that they are awake from now on.
+        """
+        now = time.monotonic()
+        asleep = now - getattr(self.had, "since", 0.0) > AWAKE
+        self.had.since = now
+        return asleep
+
+    def remember(self, call: Hashable, done: Remembered) -> None:
         """Keep what carries out a call of this kind with no more questions."""
         if len(self.ready) >= MOST_REMEMBERED:
             self.ready.clear()
-        self.ready[call] = code, tasks, launcher, threads
+        self.ready[call] = done
 
     @contextlib.contextmanager
     def launcher(self) -> Iterator[int]:

@@ -157,3 +157,35 @@ def test_a_kind_of_call_is_remembered_for_threads_that_have_launched(
     for rows in range(500, 512):
         fastsoftmax.softmax(x[:rows], axis=-1)
         assert len(_threads.team.ready) <= 3
+
+
+def test_threads_that_sleep_are_woken_for_much_work_alone(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a pause the calling thread does a little work by itself; what follows at once is shared out again."""
+    if not _threads.team.prange_is_safe() or numba_parallel.NUM_THREADS < 2:
+        pytest.skip("this process launches none of Numba's threads")
+    monkeypatch.setattr(_threads.team, "ready", {})
+    now = 1000.0
+    monkeypatch.setattr(_threads.time, "monotonic", lambda: now)
+    launchers: list[int] = []
+    for rows, always in ((100, False), (2000, True)):
+        x = rng.normal(size=(rows, 500)).astype(np.float32)
+        with threads(numba_parallel.NUM_THREADS):
+            expected = fastsoftmax.softmax(x, axis=-1)
+            fastsoftmax.softmax(x, axis=-1)  # if the first was the first of all to launch, this is remembered
+            (call,) = _threads.team.ready
+            done = _threads.team.ready[call]
+            assert done.wakes == always
+
+            def code(*arguments: Any, done: _threads.Remembered = done) -> None:
+                launchers.append(arguments[-1])
+                done.code(*arguments)
+
+            _threads.team.ready[call] = done._replace(code=code)
+            launchers.clear()
+            for pause in (1.0, 0.001, 0.002, 0.1, 0.0):
+                now += pause
+                np.testing.assert_array_equal(fastsoftmax.softmax(x, axis=-1), expected)
+            assert [launcher != 0 for launcher in launchers] == [always, True, True, always, True]
+        _threads.team.ready.clear()
