@@ -8,6 +8,7 @@ several ways to call one the fastest counts.
     python asv_bench/compare.py --section dtypes --section 'one thread'
     python asv_bench/compare.py --targets                        # only cases with limits of their own
     python asv_bench/compare.py --only 'softmax 1x' --quick
+    python asv_bench/compare.py --only '^softmax' --paused --runs 1
     python asv_bench/compare.py --json grid.json --pictures docs
     python asv_bench/compare.py --draw grid.json --pictures docs
 
@@ -26,9 +27,9 @@ from tqdm import tqdm
 
 from fastsoftmax._bench import grid, report
 from fastsoftmax._bench.cases import DTYPES, FLOAT32, Case, sections
-from fastsoftmax._bench.measure import BRISK, QUICK, THOROUGH
+from fastsoftmax._bench.measure import BRISK, PAUSED, QUICK, THOROUGH
 
-EFFORTS = {"quick": QUICK, "brisk": BRISK, "thorough": THOROUGH}
+EFFORTS = {"quick": QUICK, "brisk": BRISK, "thorough": THOROUGH, "paused": PAUSED}
 
 
 def is_chosen(case: Case, arguments: argparse.Namespace) -> bool:
@@ -67,6 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--targets", action="store_true", help="only cases that have targets of their own")
     parser.add_argument("--quick", dest="effort", action="store_const", const="quick", default="brisk")
     parser.add_argument("--thorough", dest="effort", action="store_const", const="thorough")
+    parser.add_argument(
+        "--paused",
+        dest="effort",
+        action="store_const",
+        const="paused",
+        help="each call after 20 ms without any, as servers have them (the targets are those of calls without pauses)",
+    )
     parser.add_argument(
         "--runs", type=int, help="at most so many; what misses is measured again (default: 2; quick: 1)"
     )

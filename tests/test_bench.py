@@ -186,6 +186,15 @@ def test_what_is_slow_sits_the_rounds_out(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
+def test_a_call_that_is_timed_after_a_pause_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[float | str] = []
+    monkeypatch.setattr(measure.time, "sleep", events.append)
+    effort = Effort(rounds=3, warm_ns=0, turn_ns=0, budget_ns=10**12, least_turns=1, pause_ns=20_000_000)
+    medians_in_turn({"a": lambda: events.append("call")}, effort)
+    first = events.index(0.02)
+    assert events[first - 1 :] == ["call", 0.02, "call"] * 3
+
+
 def test_peak_bytes() -> None:
     assert peak_bytes(lambda: bytearray(10**6)) >= 10**6
     assert peak_bytes(lambda: None) < 10**4

@@ -29,6 +29,8 @@ class Effort:
         A contender that has had so much, and `least_turns`, sits the other rounds out.
     least_turns
         Turns that even the slowest contender has; with 0, the one sample from finding out how long it takes may do.
+    pause_ns
+        Where it is not 0, nothing is done for so long before each call, and threads go to sleep.
     """
 
     rounds: int = 21
@@ -36,11 +38,13 @@ class Effort:
     turn_ns: int = 10_000_000
     budget_ns: int = 5_000_000_000
     least_turns: int = 3
+    pause_ns: int = 0
 
 
 THOROUGH = Effort()
 BRISK = Effort(rounds=7, warm_ns=10_000_000, budget_ns=1_000_000_000, least_turns=0)
 QUICK = Effort(rounds=3, warm_ns=5_000_000, turn_ns=5_000_000, budget_ns=200_000_000, least_turns=0)
+PAUSED = Effort(rounds=41, warm_ns=0, turn_ns=0, pause_ns=20_000_000)
 
 # A sample has so many calls that the clock does not matter, but is shorter than a time slice of the
 # scheduler: another process then spoils some samples, which the median drops, and not all.
@@ -78,6 +82,9 @@ def turn(call: Call, loops: int, effort: Effort) -> list[float]:
     samples: list[float] = []
     end = time.perf_counter_ns() + effort.turn_ns
     while not samples or time.perf_counter_ns() < end:
+        if effort.pause_ns:
+            time.sleep(effort.pause_ns * 1e-9)
+            loops = 1
         samples.append(elapsed_ns(call, loops) * 1e-9 / loops)
     return samples
 
