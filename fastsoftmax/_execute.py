@@ -6,13 +6,14 @@ Compiled code hears no signal: what takes long is done in several calls, for Ctr
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import _threads
 from ._kernels.cache import folder
-from ._kernels.jit import Loop, launcher_address
+from ._kernels.jit import Loop, launchers
 from ._kernels.lengths import BLOCK
 from ._kernels.loops import (
     BLOCK_STATES,
@@ -47,16 +48,10 @@ def repeat(call: Hashable, *arguments: Any) -> bool:
     Between arrays of megabytes each line of Python costs ten times what it does in a loop of small calls.
     """
     team = _threads.team
-    done = team.ready.get(call)
-    if done is None:
+    work = team.ready.get(call)
+    if work is None or not team.at_hand(work.threads):
         return False
-    code, tasks, launcher, threads, wakes = done
-    if launcher:
-        if getattr(team.had, "count", 0) != threads:
-            return False
-        if team.asleep() and not wakes:
-            launcher = 0
-    code(arguments, 0, tasks, tasks, launcher)
+    team.start(work, arguments)
     return True
 
 
@@ -65,25 +60,25 @@ def _launch(
     dtype: str,
     scaled: bool,
     tasks: int,
+    cost_ns: float,
     *arguments: Any,
     rounds: int = 1,
     call: Hashable = None,
-    wakes: bool = True,
 ) -> None:
-    """All tasks of a kernel; for each of the rounds there are so many."""
+    """All tasks of a kernel, which take one thread so long; for each of the rounds there are so many."""
     code, team = kernel.compiled(dtype, scaled), _threads.team
     tasks = min(tasks, _threads.MOST_TASKS)
-    threads = min(tasks, get_num_threads())
-    at_hand = team.launcher_at_hand(threads) if rounds == 1 else None
-    if at_hand is not None:
+    count = min(tasks, get_num_threads())
+    if rounds == 1 and team.at_hand(count):
+        work = _threads.Work(code, tasks, count, cost_ns)
         if call is not None:
-            team.remember(call, _threads.Remembered(code, tasks, at_hand, threads, wakes))
-        code(arguments, 0, tasks, tasks, at_hand)
+            team.remember(call, work)
+        team.start(work, arguments)
         return
     total = tasks * rounds
     if tasks > 1:
-        with team.launcher() as launcher:
-            if launcher:
+        with team.launcher(cost_ns) as launcher:
+            if launcher is not None:
                 for first in range(0, total, tasks):
                     code(arguments, first, first + tasks, total, launcher)
                 return
@@ -95,7 +90,7 @@ def _launch(
         def part(task: int, first: int = first) -> None:
             code(arguments, first + task, first + task + 1, total, 0)
 
-        _threads.each(part, tasks, threads)
+        _threads.each(part, tasks, count)
 
 
 # -- the plans
@@ -108,26 +103,27 @@ def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None, call: Has
     `call` names all that the plan was made of, for `repeat`.
     """
     scaled = extra is not None
-    layout, rounds = _cut(plan, x)
-    kernel = KERNELS[plan.operation][layout]
-    if layout == "split":
+    plan, rounds = _cut(plan, x)
+    kernel = KERNELS[plan.operation][plan.kernel]
+    if plan.kernel == "split":
         states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 3))
         first = BLOCK_STATES[plan.operation]
-        _launch(first, plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
-        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
+        _launch(first, plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, states, extra, rounds=rounds)
+        _launch(kernel, plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, states, extra, rounds=rounds)
     else:
-        _launch(kernel, plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds, call=call, wakes=plan.wakes)
+        _launch(kernel, plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, extra, rounds=rounds, call=call)
 
 
-def _cut(plan: Plan, x: np.ndarray) -> tuple[str, int]:
-    """The layout whose kernel can do this in pieces, and how many rounds of these it takes."""
-    if x.size <= PIECE:
-        return plan.kernel, 1
-    if plan.kernel == "rows":
-        if x.shape[1] > max(PIECE, plan.block):
-            return "split", _rounds(x.size)
-        return "rows", min(_rounds(x.size), max(1, x.shape[0] // plan.tasks))
-    return plan.kernel, _rounds(x.size)
+def _cut(plan: Plan, x: np.ndarray) -> tuple[Plan, int]:
+    """The plan with a kernel and tasks that can be done in pieces, and how many rounds of these tasks it takes."""
+    rounds = _rounds(x.size)
+    if rounds == 1 or plan.kernel != "rows":
+        return plan, rounds
+    if x.shape[1] > max(PIECE, plan.block):
+        return replace(plan, kernel="split"), rounds
+    # A task is a row at least, and every thread has one in each round.
+    rounds = min(rounds, max(1, len(x) // min(plan.tasks, get_num_threads())))
+    return replace(plan, tasks=min(plan.tasks, len(x) // rounds)), rounds
 
 
 def run_loss(
@@ -137,17 +133,19 @@ def run_loss(
     scaled = scale is not None
     extra = numbers if scale is None else (*numbers, *scale)
     kernels = KERNELS[plan.operation]
-    layout, rounds = _cut(plan, x)
-    if layout == "split":
+    plan, rounds = _cut(plan, x)
+    if plan.kernel == "split":
         states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 7))
         first = BLOCK_STATES[plan.operation]
-        _launch(first, plan.dtype, scaled, plan.tasks, x, x, states, scale, rounds=rounds)
-        _launch(ROWS_OF_BLOCKS, plan.dtype, scaled, 1, x, states, extra)
+        _launch(first, plan.dtype, scaled, plan.tasks, plan.cost_ns, x, x, states, scale, rounds=rounds)
+        _launch(ROWS_OF_BLOCKS, plan.dtype, scaled, 1, 0.0, x, states, extra)
         if "split" in kernels:
-            _launch(kernels["split"], plan.dtype, scaled, plan.tasks, x, out, states, extra, rounds=rounds)
+            _launch(
+                kernels["split"], plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, states, extra, rounds=rounds
+            )
     else:
         _launch(
-            kernels[layout], plan.dtype, scaled, plan.tasks, x, out, extra, rounds=rounds, call=call, wakes=plan.wakes
+            kernels[plan.kernel], plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, extra, rounds=rounds, call=call
         )
 
 
@@ -169,7 +167,7 @@ def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: in
     call = (READ_LABELS, tasks) if rounds == 1 else None
     arguments = labels, table, found, (classes, ignored)
     if call is None or not repeat(call, *arguments):
-        _launch(READ_LABELS, "float64", False, tasks, *arguments, rounds=rounds, call=call)
+        _launch(READ_LABELS, "float64", False, tasks, len(labels) * LABEL_NS, *arguments, rounds=rounds, call=call)
     parts = found.tolist()
     bad, label, count = parts[0]
     for other, wrong, more in parts[1:]:
@@ -180,7 +178,7 @@ def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: in
 
 
 # Reading so many takes several times as long as a launch.
-MANY_LABELS = 32768
+MANY_LABELS, LABEL_NS = 32768, 1.0
 
 
 def total(values: np.ndarray) -> float:
@@ -204,13 +202,13 @@ _small_code: dict[tuple[str, str], Callable[..., Any]] = {}
 
 def run_weighted(a: np.ndarray, out: np.ndarray, b: np.ndarray) -> None:
     """``out[row] = log|s|, sign(s)`` with ``s = sum(b * exp(a))`` over float64 rows."""
-    _launch(WEIGHTED, "float64", True, 1, a, out, b)
+    _launch(WEIGHTED, "float64", True, 1, 0.0, a, out, b)
 
 
 def compile_all(dtypes: tuple[str, ...]) -> None:
     """Compile, or read from the cache, every kernel for these dtypes, and what shares their tasks among threads."""
     if _threads.team.prange_is_safe():
-        launcher_address()
+        launchers()
     loops = [kernel for layouts in KERNELS.values() for kernel in layouts.values()]
     for dtype in dtypes:
         for kernel in (*SMALL_KERNELS.values(), *BLOCK_STATES.values(), *loops, ROWS_OF_BLOCKS):

@@ -114,17 +114,17 @@ def wanted_threads() -> Processors:
     return Processors(count, f"{VARIABLE}={count}")
 
 
-def may_set_affinity(status: Path = Path("/proc/self/status")) -> bool:
-    """Whether threads may be sent to other processors: not where system calls are filtered, as in most containers.
+def is_filtered(status: Path = Path("/proc/thread-self/status")) -> bool:
+    """Whether the calling thread's system calls are filtered (seccomp), as in most containers, or that is not known.
 
-    A filter may end the process that asks for one it does not allow.
+    A filter may end the process for one that it does not allow.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if sys.platform != "linux":
         return False
     try:
-        return "\nSeccomp:\t0\n" in status.read_text()
+        return b"\nSeccomp:\t0\n" not in status.read_bytes()
     except OSError:
-        return False
+        return True
 
 
 # -- how many threads

@@ -7,7 +7,7 @@ A plan may choose tasks by cost and cache; it never changes the order of a sum (
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import _machine
 from ._kernels.lengths import BATCHED, BLOCK, FEW_LABELLED_ROWS, LANES, MOST_BLOCKS, SHORT_ROW, SMALL
@@ -17,11 +17,10 @@ __all__ = ["FEW_LABELLED_ROWS", "SMALL", "Plan", "canonical", "columns", "rows",
 # Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
 # threads costs 3 to 5 us, so work of twice that is shared.
 WORTH_SHARING_NS = 10_000
-# A thread has tasks of no less, or one of all its work, and no more of them: who is done helps the others with theirs.
+# No task is shorter than this unless a thread has but one; nor has a thread more of them. Who is done with its own
+# helps the others with theirs.
 TASK_NS, MOST_TASKS_EACH = 15_000, 8
-# Threads that have had nothing to do for some milliseconds sleep. Waking them takes 50 to 150 us of a virtual machine.
-WORTH_WAKING_NS = 200_000
-# Rows are worked on in step, one summed while others are written: so few in a task that its ends cost nothing.
+# Rows are worked on in step, one summed while others are written: so many in a task that its ends cost nothing.
 TASK_ROWS = 16
 # Vectors of columns, likewise: those of a tile.
 TASK_COLUMNS = 16
@@ -55,8 +54,8 @@ class Plan:
         Elements of a row that one state covers; the whole row unless it is long.
     reason
         Why, in words.
-    wakes
-        Whether the work is worth waking threads that sleep; else the calling one does it alone then.
+    cost_ns
+        What it takes one thread, about: whether threads that sleep are worth waking depends on it.
     """
 
     operation: str
@@ -65,7 +64,7 @@ class Plan:
     tasks: int
     block: int
     reason: str
-    wakes: bool
+    cost_ns: int
 
 
 @functools.lru_cache(maxsize=4096)
@@ -76,33 +75,36 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
     """
     lanes = LANES[dtype]
 
-    def plan(kernel: str, cost: float, units: int, worth: int, reason: str, block: int = classes) -> Plan:
-        return _shared(operation, dtype, kernel, cost, units, worth, threads, reason, block)
+    def plan(kernel: str, tasks: int, cost: float, reason: str) -> Plan:
+        return Plan(operation, dtype, kernel, tasks, classes if classes <= SHORT_ROW else BLOCK, reason, int(cost))
 
     if classes > SHORT_ROW:
         blocks = -(-classes // BLOCK)
         cost = count * classes * ELEMENT_NS[dtype]
-        split = plan("split", cost, count * blocks, 0, "", BLOCK)
-        if count < split.tasks or blocks > MOST_BLOCKS:
-            reason = f"{count} rows of {blocks} blocks for {split.tasks} threads: blocks are shared out"
-            return replace(split, reason=reason)
-        return plan("rows", cost, count, count, "long rows, one after the other", BLOCK)
+        shares = _tasks(cost, count * blocks, 0, threads)
+        if count < shares or blocks > MOST_BLOCKS:
+            reason = f"{count} rows of {blocks} blocks for {shares} threads: blocks are shared out"
+            return plan("split", shares, cost, reason)
+        return plan("rows", _tasks(cost, count, count, threads), cost, "long rows, one after the other")
     few = classes <= lanes and count >= lanes // 2
     if few and dense and classes == 2 and operation in HAS_PAIRS:
-        step = lanes // 2
-        units = count // step
-        return plan("pairs", count / step * VECTOR_NS, units, units, f"two classes: {step} rows in a vector")
+        vectors = count // (lanes // 2)
+        cost = count / (lanes // 2) * VECTOR_NS
+        reason = f"two classes: {lanes // 2} rows in a vector"
+        return plan("pairs", _tasks(cost, vectors, vectors, threads), cost, reason)
     # Gradients of rows that fill a vector go faster one by one (100000x16: 0.8 of the time; 15 classes: 1.4).
     narrow = few and operation in HAS_NARROW and not (classes == lanes and operation in BACKWARD)
     if narrow and (dense or operation not in LOSSES):
         groups = -(-count // (2 * lanes))
+        cost = count * (NARROW_ROW_NS + classes)
         reason = f"at most {lanes} classes: a vector or two of rows at once"
-        return plan("narrow", count * (NARROW_ROW_NS + classes), groups, groups, reason)
+        return plan("narrow", _tasks(cost, groups, groups, threads), cost, reason)
     cost = count * (ROW_NS + classes * ELEMENT_NS[dtype])
+    tasks = _tasks(cost, count, count // TASK_ROWS, threads)
     short = classes <= BATCHED.get(operation, 0) * lanes and count >= lanes // 2
     if short and (dense or operation not in LOSSES):
-        return plan("batches", cost, count, count // TASK_ROWS, f"rows of a few vectors: {lanes} rows at once")
-    return plan("rows", cost, count, count // TASK_ROWS, "contiguous rows")
+        return plan("batches", tasks, cost, f"rows of a few vectors: {lanes} rows at once")
+    return plan("rows", tasks, cost, "contiguous rows")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -111,8 +113,9 @@ def columns(operation: str, dtype: str, outer: int, classes: int, inner: int, th
     lanes = LANES[dtype]
     units = outer * -(-inner // lanes)
     cost = units * (ROW_NS + classes * lanes * ELEMENT_NS[dtype])
+    tasks = _tasks(cost, units, units // TASK_COLUMNS, threads)
     reason = f"classes on a strided axis: {lanes} columns at once"
-    return _shared(operation, dtype, "columns", cost, units, units // TASK_COLUMNS, threads, reason, classes)
+    return Plan(operation, dtype, "columns", tasks, classes, reason, int(cost))
 
 
 def canonical(operation: str, dtype: str, shape: tuple[int, ...], threads: int, dense: bool) -> Plan:
@@ -122,26 +125,15 @@ def canonical(operation: str, dtype: str, shape: tuple[int, ...], threads: int, 
     return columns(operation, dtype, *shape, threads)
 
 
-def _shared(
-    operation: str,
-    dtype: str,
-    kernel: str,
-    cost_ns: float,
-    units: int,
-    worth: int,
-    threads: int,
-    reason: str,
-    block: int,
-) -> Plan:
-    """A plan with some tasks for each thread if the work is worth a launch, and no more than there are units.
+def _tasks(cost_ns: float, units: int, worth: int, threads: int) -> int:
+    """Some tasks for each thread if the work is worth a launch, and no more than there are units.
 
     `worth` is how many tasks are large enough; if they are fewer than threads, each of these has one nevertheless.
     """
-    tasks = 1
-    if threads > 1 and cost_ns >= WORTH_SHARING_NS:
-        each = min(MOST_TASKS_EACH, int(cost_ns / threads / TASK_NS))
-        tasks = max(1, min(max(threads, min(threads * each, worth)), units))
-    return Plan(operation, dtype, kernel, tasks, block, reason, cost_ns >= WORTH_WAKING_NS)
+    if threads == 1 or cost_ns < WORTH_SHARING_NS:
+        return 1
+    each = min(MOST_TASKS_EACH, int(cost_ns / threads / TASK_NS))
+    return max(1, min(max(threads, min(threads * each, worth)), units))
 
 
 def scratch_elements(itemsize: int) -> int:

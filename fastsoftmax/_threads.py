@@ -21,7 +21,7 @@ import numba
 from numba.np.ufunc import parallel as numba_parallel
 
 from . import _machine
-from ._kernels.jit import launcher_address
+from ._kernels.jit import launchers
 from ._machine import get_num_threads, threads
 
 # More parts than this are of no use to any machine, whatever number of threads was asked for.
@@ -30,16 +30,17 @@ MOST_TASKS = 1024
 MOST_REMEMBERED = 4096
 # Seconds that OpenMP's threads look out for work before they sleep, at least.
 AWAKE = 0.003
+# Waking them takes a virtual machine 50 to 150 us, and where they may not leave each other's processors 5 ms.
+WORTH_WAKING_NS, WORTH_WAITING_NS = 200_000, 4_000_000
 
 
-class Remembered(NamedTuple):
-    """What a kind of call came to: compiled code, tasks, what runs these, on how many threads, and `Plan.wakes`."""
+class Work(NamedTuple):
+    """What a kind of call comes to: compiled code, tasks, on how many threads, and what it takes one of them."""
 
     code: Callable[..., Any]
     tasks: int
-    launcher: int
     threads: int
-    wakes: bool
+    cost_ns: float
 
 
 class Team:
@@ -50,8 +51,9 @@ class Team:
         self._lock = threading.Lock()
         self._safe: bool | None = None
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
-        self.had = threading.local()  # the `count` of threads that the calling one has had, with itself
-        self.ready: dict[Hashable, Remembered] = {}
+        # Of the calling thread: the `count` of threads that it has had, with itself, and until when these had work.
+        self.had = threading.local()
+        self.ready: dict[Hashable, Work] = {}  # what was done before
         self.layer = "none yet"
 
     def prange_is_safe(self) -> bool:
@@ -91,47 +93,58 @@ class Team:
                 self._pool = count, ThreadPoolExecutor(count, thread_name_prefix="fastsoftmax")
             return self._pool[1]
 
-    def launcher_at_hand(self, count: int) -> int | None:
-        """What runs tasks on so many threads where that takes no question, None where it does.
+    def at_hand(self, count: int) -> bool:
+        """Whether so many threads are to be had and no question need be asked.
 
-        That is the calling thread for one (0), else Numba's threads where it has had that many, all there are, before.
+        That is the calling one, or all of Numba's where it has had these before.
         """
-        if count == 1:
-            return 0
-        ready = getattr(self.had, "count", 0) == count == numba_parallel.NUM_THREADS
-        return launcher_address() if ready else None
+        return count == 1 or getattr(self.had, "count", 0) == count == numba_parallel.NUM_THREADS
 
-    def asleep(self) -> bool:
-        """Whether those of Numba's threads that the calling one has had have done nothing for so long that they sleep.
-
-        To be asked before each launch: it is also what tells that they are awake from now on.
-        """
-        now = time.monotonic()
-        asleep = now - getattr(self.had, "since", 0.0) > AWAKE
-        self.had.since = now
-        return asleep
-
-    def remember(self, call: Hashable, done: Remembered) -> None:
+    def remember(self, call: Hashable, work: Work) -> None:
         """Keep what carries out a call of this kind with no more questions."""
         if len(self.ready) >= MOST_REMEMBERED:
             self.ready.clear()
-        self.ready[call] = done
+        self.ready[call] = work
+
+    def start(self, work: Work, arguments: tuple[Any, ...]) -> None:
+        """Carry out work for which threads are at hand."""
+        code, tasks, team, cost_ns = work
+        if team == 1:
+            code(arguments, 0, tasks, tasks, 0)
+            return
+        code(arguments, 0, tasks, tasks, self.launcher_now(cost_ns))
+        self.had.until = time.perf_counter()
+
+    def launcher_now(self, cost_ns: float) -> int:
+        """What runs work that takes one thread so long: threads that are awake or worth waking, else the caller's (0).
+
+        They count as awake after a call that the caller did alone too: of calls in a row the second wakes them.
+        """
+        known = launchers()
+        if time.perf_counter() - getattr(self.had, "until", -AWAKE) < AWAKE:
+            return known.awake
+        if cost_ns < WORTH_WAKING_NS:
+            return 0
+        if _machine.is_filtered():
+            return known.awake if cost_ns >= WORTH_WAITING_NS else 0
+        return known.waking
 
     @contextlib.contextmanager
-    def launcher(self) -> Iterator[int]:
-        """What runs tasks on Numba's threads, no more of these than a call may use; 0 where they are not to be had."""
+    def launcher(self, cost_ns: float) -> Iterator[int | None]:
+        """`launcher_now`, for no more of Numba's threads than a call may use; None where they are not to be had."""
         most = numba_parallel.NUM_THREADS
         size = min(get_num_threads(), most)
         if not self.prange_is_safe() or not self.can_start(size):
-            yield 0
-        elif size == most:
-            yield launcher_address()
-        else:
-            before = numba_parallel._get_num_threads()
+            yield None
+            return
+        before = numba_parallel._get_num_threads()
+        if size < most:
             numba_parallel._set_num_threads(min(before, size))
-            try:
-                yield launcher_address()
-            finally:  # as many as the calling thread has set
+        try:
+            yield self.launcher_now(cost_ns)
+        finally:
+            self.had.until = time.perf_counter()
+            if size < most:  # as many as the calling thread has set
                 numba_parallel._set_num_threads(before)
 
     def can_start(self, count: int) -> bool:

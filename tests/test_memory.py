@@ -105,7 +105,7 @@ def allocated(call: Callable[[], Any]) -> tuple[int, int]:
     """
     call()
     gc.collect()
-    gc.freeze()  # what was compiled stays: the next collection need not look at it again
+    gc.freeze()  # what was compiled stays: later collections, here and in other tests, need not look at it again
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()

@@ -98,24 +98,54 @@ def test_a_plan_is_a_value_that_says_why() -> None:
     assert hash(plan) == hash(_plan.rows("softmax", "float32", 262144, 10, 2))
     assert repr(plan) == (
         "Plan(operation='softmax', dtype='float32', kernel='narrow', tasks=16, block=10, "
-        "reason='at most 16 classes: a vector or two of rows at once', wakes=True)"
+        "reason='at most 16 classes: a vector or two of rows at once', cost_ns=4194304)"
     )
 
 
 @pytest.mark.parametrize("threads", [2, 3, 16])
-def test_tasks_are_large_enough_and_never_fewer_than_threads(threads: int) -> None:
-    """A task is worth 15 us or one thread's share, and rows in step are 16 or that share."""
-    for rows in (64, 256, 1000, 65536):
-        for classes in (20, 1000, 30000):
-            plan = _plan.rows("softmax", "float32", rows, classes, threads)
-            cost = rows * (_plan.ROW_NS + classes * _plan.ELEMENT_NS["float32"])
-            if cost < _plan.WORTH_SHARING_NS:
-                assert plan.tasks == 1
-                continue
-            assert min(threads, rows) <= plan.tasks <= _plan.MOST_TASKS_EACH * threads
-            if plan.tasks > threads:
-                assert cost / plan.tasks >= _plan.TASK_NS
-                assert rows // plan.tasks >= _plan.TASK_ROWS
+@pytest.mark.parametrize("classes", [2, 10, 50, 1000, 30000])
+@pytest.mark.parametrize("rows", [64, 256, 1000, 65536, 1000000])
+def test_tasks_are_large_enough_and_never_fewer_than_threads(rows: int, classes: int, threads: int) -> None:
+    """A task is worth 15 us or one thread's share; rows in step are 16 or that share."""
+    plan = _plan.rows("softmax", "float32", rows, classes, threads, True)
+    if plan.cost_ns < _plan.WORTH_SHARING_NS:
+        assert plan.tasks == 1
+        return
+    assert min(threads, rows // 32) <= plan.tasks <= _plan.MOST_TASKS_EACH * threads
+    if plan.tasks > threads:
+        assert plan.cost_ns / plan.tasks >= _plan.TASK_NS - 1
+        assert rows // plan.tasks >= _plan.TASK_ROWS
+    if plan.cost_ns > 1e6 * threads and rows >= 1000:
+        assert plan.tasks == _plan.MOST_TASKS_EACH * threads
+
+
+def test_columns_of_a_tile_are_one_task_or_one_of_a_thread() -> None:
+    for inner in (64, 512, 4096, 2**20):
+        tasks = _plan.columns("softmax", "float32", 1, 1000, inner, 2).tasks
+        assert tasks == min(16, max(2, inner // 16 // _plan.TASK_COLUMNS))
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "threads", "kernel", "tasks", "rounds"),
+    [
+        (2**12, 2**12, 2, "rows", 16, 1),
+        (2**14, 2**14, 2, "rows", 16, 4),
+        (16, 2**24, 2, "rows", 4, 4),  # two rows for each thread in each round
+        (32, 2**24, 4, "rows", 4, 8),
+        (128, 2**24, 16, "rows", 16, 8),  # a row for each
+        (2, 2**27, 2, "split", 2, 4),
+        (2**24, 10, 2, "narrow", 16, 3),
+    ],
+)
+def test_large_arrays_are_cut(
+    rows: int, classes: int, threads: int, kernel: str, tasks: int, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread has more elements in one call of compiled code than 2**26, or a row: Ctrl-C comes between calls."""
+    monkeypatch.setattr(_execute, "get_num_threads", lambda: threads)
+    x = np.broadcast_to(np.float32(0), (rows, classes))
+    plan, in_turn = _execute._cut(_plan.rows("softmax", "float32", rows, classes, threads, True), x)
+    assert (plan.kernel, plan.tasks, in_turn) == (kernel, tasks, rounds)
+    assert x.size / in_turn / threads <= max(_execute.PIECE, classes)
 
 
 def test_every_plan_names_a_kernel() -> None:

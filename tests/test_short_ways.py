@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ from numba.np.ufunc import parallel as numba_parallel
 
 import fastsoftmax
 from fastsoftmax import _execute, _losses, _threads, threads
+from fastsoftmax._kernels.jit import launchers
 
 SHAPES = [((5, 9), -1), ((9,), 0), ((3, 4, 7), 2), ((2, 5, 6), 1), ((2, 6, 3, 5), -3), ((300, 90), 1), ((70, 3, 40), 1)]
 OPTIONS: list[dict[str, Any]] = [
@@ -162,30 +164,38 @@ def test_a_kind_of_call_is_remembered_for_threads_that_have_launched(
 def test_threads_that_sleep_are_woken_for_much_work_alone(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a pause the calling thread does a little work by itself; what follows at once is shared out again."""
+    """After a pause the calling thread does a little work by itself; what follows at once is shared out again.
+
+    Whatever the call, whether it is remembered or not; where threads may not be moved, only for more work.
+    """
     if not _threads.team.prange_is_safe() or numba_parallel.NUM_THREADS < 2:
         pytest.skip("this process launches none of Numba's threads")
-    monkeypatch.setattr(_threads.team, "ready", {})
+    alone, known = 0, launchers()
     now = 1000.0
-    monkeypatch.setattr(_threads.time, "monotonic", lambda: now)
-    launchers: list[int] = []
-    for rows, always in ((100, False), (2000, True)):
-        x = rng.normal(size=(rows, 500)).astype(np.float32)
-        with threads(numba_parallel.NUM_THREADS):
-            expected = fastsoftmax.softmax(x, axis=-1)
-            fastsoftmax.softmax(x, axis=-1)  # if the first was the first of all to launch, this is remembered
-            (call,) = _threads.team.ready
-            done = _threads.team.ready[call]
-            assert done.wakes == always
-
-            def code(*arguments: Any, done: _threads.Remembered = done) -> None:
-                launchers.append(arguments[-1])
-                done.code(*arguments)
-
-            _threads.team.ready[call] = done._replace(code=code)
-            launchers.clear()
-            for pause in (1.0, 0.001, 0.002, 0.1, 0.0):
-                now += pause
-                np.testing.assert_array_equal(fastsoftmax.softmax(x, axis=-1), expected)
-            assert [launcher != 0 for launcher in launchers] == [always, True, True, always, True]
-        _threads.team.ready.clear()
+    used: list[int] = []
+    chosen = _threads.Team.launcher_now
+    monkeypatch.setattr(_threads.team, "ready", {})
+    monkeypatch.setattr(_threads.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(_threads.Team, "launcher_now", lambda *work: used.append(chosen(*work)) or used[-1])
+    x = rng.normal(size=(20000, 500)).astype(np.float32)
+    labels = rng.integers(0, 500, len(x))
+    calls = (
+        lambda x: fastsoftmax.softmax(x, axis=-1),
+        lambda x: fastsoftmax.softmax(x[:, 4:], axis=-1),
+        lambda x: fastsoftmax.cross_entropy_with_grad(x, labels[: len(x)])[1],
+    )
+    for filtered in (False, True):
+        monkeypatch.setattr(_threads._machine, "is_filtered", lambda filtered=filtered: filtered)
+        for rows, after_a_pause in (
+            (100, alone),
+            (2000, alone if filtered else known.waking),
+            (20000, known.awake if filtered else known.waking if sys.platform == "linux" else known.awake),
+        ):
+            for call in calls:
+                with threads(numba_parallel.NUM_THREADS):
+                    expected = call(x[:rows])
+                    used.clear()
+                    for pause in (1.0, 0.001, 0.002, 0.004, 0.0):
+                        now += pause
+                        np.testing.assert_array_equal(call(x[:rows]), expected)
+                assert used == [after_a_pause, known.awake, known.awake, after_a_pause, known.awake]

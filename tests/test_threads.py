@@ -245,20 +245,20 @@ def test_a_gradient_of_one_row_is_that_of_a_batch(
     np.testing.assert_array_equal(gradient(*columns, axis=0, out=columns[1]).T, batch)
 
 
-def test_a_launcher_is_at_hand_only_where_nothing_need_be_asked(rng: np.random.Generator) -> None:
+def test_threads_are_at_hand_only_where_nothing_need_be_asked(rng: np.random.Generator) -> None:
     if not _threads.team.prange_is_safe() or numba_parallel.NUM_THREADS < 2:
         pytest.skip("this process launches none of Numba's threads")
     most = numba_parallel.NUM_THREADS
     x = rng.normal(size=(512, 1000))
     with threads(most):
         expected = fastsoftmax.softmax(x, axis=-1)
-    at_hand = _threads.team.launcher_at_hand
+    at_hand = _threads.team.at_hand
     assert at_hand(most)
-    assert at_hand(1) == 0
-    assert at_hand(most - 1) is None or most == 2
-    assert at_hand(most + 1) is None
+    assert at_hand(1)
+    assert not at_hand(most - 1) or most == 2
+    assert not at_hand(most + 1)
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(at_hand, most).result() is None
+        assert not pool.submit(at_hand, most).result()
     numba.set_num_threads(1)
     try:
         with threads(most):

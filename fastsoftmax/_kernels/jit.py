@@ -10,13 +10,11 @@ import numba
 from numba.core import types
 from numba.extending import overload
 
-from fastsoftmax._machine import may_set_affinity
-
 from .cache import KernelCache, compiling
 from .interrupts import uninterrupted
 from .launch import address_of, borrowed, launch
 from .pipeline import KernelCompiler, PartCompiler
-from .share import over_threads
+from .share import LINUX, over_threads
 from .simd import bfloat16, float16
 
 # No fast-math flag: the order of each sum is ours. `error_model="numpy"`: a division by zero gives inf or
@@ -145,7 +143,7 @@ class Loop(Kernel):
     """A loop over rows or tiles, ``function(first, last, tasks, *arguments)``, whose work is shared among tasks.
 
     Its compiled code is called with ``(arguments, first, last, tasks, launcher)`` and does the tasks from `first` to
-    `last`: one after the other on the calling thread if `launcher` is 0, else on several (`launcher_address`). Which
+    `last`: one after the other on the calling thread if `launcher` is 0, else on several (`launchers`). Which
     thread does what never changes a result.
     """
 
@@ -174,11 +172,18 @@ def _dispatcher(name: str, function: Callable[..., Any], **flags: Any) -> Any:
     return dispatcher
 
 
-_MOVES = may_set_affinity()
-_launcher = _dispatcher("launcher_moving" if _MOVES else "launcher", over_threads(_MOVES), parallel=True)
+_awake = _dispatcher("launcher", over_threads(wakes=False), parallel=True)
+_waking = _dispatcher("waking_launcher", over_threads(wakes=True), parallel=True) if LINUX else _awake
+
+
+class Launchers(NamedTuple):
+    """What makes a `Loop` run its tasks on Numba's threads, which must have been started."""
+
+    awake: int
+    waking: int  # where these sleep
 
 
 @functools.cache
-def launcher_address() -> int:
-    """What makes a `Loop` run its tasks on Numba's threads, which must be running."""
-    return uninterrupted(lambda: address_of(_launcher))
+def launchers() -> Launchers:
+    """The addresses, once compiled."""
+    return uninterrupted(lambda: Launchers(address_of(_awake), address_of(_waking)))
