@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import threading
 import time
@@ -43,6 +44,14 @@ class Work(NamedTuple):
     cost_ns: float
 
 
+class _Had(threading.local):
+    """What the calling thread has had: how many threads with itself, work for them until when, how much of it alone."""
+
+    count = 1
+    until = -math.inf
+    alone_ns = 0.0  # since they sleep
+
+
 class Team:
     """The threads of this process, found out when first needed and forgotten by a forked child."""
 
@@ -51,8 +60,8 @@ class Team:
         self._lock = threading.Lock()
         self._safe: bool | None = None
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
-        # Of the calling thread: the `count` of threads that it has had, with itself, and until when these had work.
-        self.had = threading.local()
+        self._filtered = False
+        self.had = _Had()
         self.ready: dict[Hashable, Work] = {}  # what was done before
         self.layer = "none yet"
 
@@ -98,7 +107,7 @@ class Team:
 
         That is the calling one, or all of Numba's where it has had these before.
         """
-        return count == 1 or getattr(self.had, "count", 0) == count == numba_parallel.NUM_THREADS
+        return count == 1 or self.had.count == count == numba_parallel.NUM_THREADS
 
     def remember(self, call: Hashable, work: Work) -> None:
         """Keep what carries out a call of this kind with no more questions."""
@@ -118,16 +127,22 @@ class Team:
     def launcher_now(self, cost_ns: float) -> int:
         """What runs work that takes one thread so long: threads that are awake or worth waking, else the caller's (0).
 
-        They count as awake after a call that the caller did alone too: of calls in a row the second wakes them.
+        Of calls in a row the caller does so many alone as waking would have taken.
         """
-        known = launchers()
-        if time.perf_counter() - getattr(self.had, "until", -AWAKE) < AWAKE:
+        known, had = launchers(), self.had
+        in_a_row = time.perf_counter() - had.until < AWAKE
+        if in_a_row and not had.alone_ns:
             return known.awake
-        if cost_ns < WORTH_WAKING_NS:
+        had.alone_ns = cost_ns + (had.alone_ns if in_a_row else 0.0)
+        if had.alone_ns < WORTH_WAKING_NS or (had.alone_ns < WORTH_WAITING_NS and self._is_filtered()):
             return 0
-        if _machine.is_filtered():
-            return known.awake if cost_ns >= WORTH_WAITING_NS else 0
-        return known.waking
+        had.alone_ns = 0.0
+        return known.awake if self._is_filtered() else known.waking
+
+    def _is_filtered(self) -> bool:
+        """Whether system calls are filtered by now; no filter is ever taken away."""
+        self._filtered = self._filtered or _machine.is_filtered()
+        return self._filtered
 
     @contextlib.contextmanager
     def launcher(self, cost_ns: float) -> Iterator[int | None]:
@@ -149,7 +164,7 @@ class Team:
 
     def can_start(self, count: int) -> bool:
         """Whether the calling thread can have `count` with itself: where one cannot start, OpenMP ends the process."""
-        had = getattr(self.had, "count", 1)
+        had = self.had.count
         if count > had:
             go, trial = threading.Event(), []
             try:
