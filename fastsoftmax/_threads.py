@@ -149,14 +149,16 @@ class Team:
         """`launcher_now`, for no more of Numba's threads than a call may use; None where they are not to be had."""
         most = numba_parallel.NUM_THREADS
         size = min(get_num_threads(), most)
-        if not self.prange_is_safe() or not self.can_start(size):
+        # Threads are started on trial right before they are launched: later there may be no memory for them any more.
+        chosen = self.launcher_now(cost_ns) if self.prange_is_safe() else None
+        if chosen is None or (chosen and not self.can_start(size)):
             yield None
             return
         before = numba_parallel._get_num_threads()
         if size < most:
             numba_parallel._set_num_threads(min(before, size))
         try:
-            yield self.launcher_now(cost_ns)
+            yield chosen
         finally:
             self.had.until = time.perf_counter()
             if size < most:  # as many as the calling thread has set
