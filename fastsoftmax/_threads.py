@@ -31,8 +31,9 @@ MOST_TASKS = 1024
 MOST_REMEMBERED = 4096
 # Seconds that OpenMP's threads look out for work before they sleep, at least.
 AWAKE = 0.003
-# Waking them takes a virtual machine 50 to 150 us, and where they may not leave each other's processors 5 ms.
-WORTH_WAKING_NS, WORTH_WAITING_NS = 200_000, 4_000_000
+# Waking them takes a virtual machine 150 us and more, so that half of less is no gain; where they may not leave each
+# other's processors, 5 ms.
+WORTH_WAKING_NS, WORTH_WAITING_NS = 400_000, 4_000_000
 
 
 class Work(NamedTuple):

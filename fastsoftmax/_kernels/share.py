@@ -4,10 +4,10 @@ Processors are seldom equally fast and threads seldom begin at once: others want
 up. So there are more tasks than threads. Each thread does the tasks of its own share first, which its cache may hold
 from the call before, and then what is left of the others'. Which thread does what never changes a result.
 
-A thread that sleeps may be woken on the processor of the one that wakes it, for Linux takes a virtual processor that
-halted for one that cannot run. There it waits, and the other, who waits for it at the end, leaves it no time: 5 ms for
-a call of 0.1. So a launch that wakes threads makes room for those still to begin, and who begins on the processor of
-another goes elsewhere.
+A thread that sleeps may be woken on the processor of the one that wakes it: in virtual machines Linux seems to take a
+processor that halted for one that cannot run. There it waits, and the other, who waits for it at the end, leaves it no
+time: 5 ms for a call of 0.1. So a launch that wakes threads makes room for those still to begin, and who begins on the
+processor of another goes elsewhere.
 """
 
 from __future__ import annotations
