@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
@@ -118,11 +119,11 @@ class Team:
 
     def start(self, work: Work, arguments: tuple[Any, ...]) -> None:
         """Carry out work for which threads are at hand."""
-        code, tasks, team, cost_ns = work
-        if team == 1:
+        code, tasks = work.code, work.tasks
+        if work.threads == 1:
             code(arguments, 0, tasks, tasks, 0)
             return
-        code(arguments, 0, tasks, tasks, self.launcher_now(cost_ns))
+        code(arguments, 0, tasks, tasks, self.launcher_now(work.cost_ns))
         self.had.until = time.perf_counter()
 
     def launcher_now(self, cost_ns: float) -> int:
@@ -181,8 +182,18 @@ class Team:
                 go.set()
                 for thread in trial:
                     thread.join()
+                    _leave_its_place(thread)
         self.had.count = count  # if that are fewer, OpenMP lets the others go
         return True
+
+
+def _leave_its_place(thread: threading.Thread) -> None:
+    """Wait until a thread that was joined is gone: for a moment it still counts, and OpenMP could start one too few."""
+    place = Path(f"/proc/self/task/{thread.native_id}")
+    for _ in range(1000):
+        if not place.exists():
+            return
+        time.sleep(1e-5)
 
 
 WORKQUEUE = "python threads (workqueue is not thread-safe)"
