@@ -2,7 +2,8 @@
 
 In one loop, row r is summed, the row two before it is written and the maximum of the row two after it is found. The
 loads and stores of two visits hide behind the arithmetic of the third, and what turns a sum into what is written, a
-chain of some hundred cycles for each row, has the time of a whole row to finish.
+chain of some hundred cycles for each row, has the time of a whole row to finish. Long rows make nothing of a hundred
+cycles, but fill the second cache: there it is the row before and the row after.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from .writes import along
 
 # Rows of up to this many classes are worked on several at a time: six of them share the second cache.
 PIPELINED = 32768
+# Of more classes, the row before is written and not the one before that: four rows instead of six in the second cache.
+WAITING = 8192
 
 
 @inlined
@@ -54,36 +57,40 @@ def in_step(
     @inlined
     def run(x, out, first, last, scale, extra):
         like, n = lanes_of(x), x.shape[1]
+        at_once = n > WAITING
         row = first
         ahead = next_row(x, out, row + 1, last, extra)
         top = row_top(like, x, row, 0, n)
-        top_ahead = row_top(like, x, min(ahead, last - 1), 0, n)
+        top_ahead = top if at_once else row_top(like, x, min(ahead, last - 1), 0, n)
         behind, before = -1, -1
         settled, settled_before = nothing(like, extra), nothing(like, extra)
         kept = kept_in(out)
         while row < last:
             beyond = next_row(x, out, ahead + 1, last, extra)
-            nearest = min(beyond, last - 1)
             seen = look(like, x, row, top, extra)
             shape, counts = frame(top, scale), counted(top, n)
-            if before >= 0 and is_near(shape):
+            nearest, written, entries = min(beyond, last - 1), before, settled_before
+            if at_once:
+                nearest, written, entries = min(ahead, last - 1), behind, settled
+            if written >= 0 and is_near(shape):
                 near = without_shift(shape)
-                total, rest, count, top_beyond = visits(
-                    like, x, kept, out, counts, row, nearest, before, near, scale, settled_before[0]
+                total, rest, count, top_found = visits(
+                    like, x, kept, out, counts, row, nearest, written, near, scale, entries[0]
                 )
             else:
                 total, rest, count = row_sum(like, x, kept, counts, row, 0, n, shape, scale)
-                top_beyond = row_top(like, x, nearest, 0, n)
-                if before >= 0:
-                    write(like, x, out, before, 0, n, settled_before[0])
-            if before >= 0:
-                finish(out, before, settled_before[1], settled_before[2])
+                top_found = row_top(like, x, nearest, 0, n)
+                if written >= 0:
+                    write(like, x, out, written, 0, n, entries[0])
+            if written >= 0:
+                finish(out, written, entries[1], entries[2])
             settled_before = settled
             settled = settle(like, row, seen, top, shape, total, rest, count, extra)
             before, behind = behind, row
             row, ahead = ahead, beyond
-            top, top_ahead = top_ahead, top_beyond
-        if before >= 0:
+            top = top_found if at_once else top_ahead
+            top_ahead = top_found
+        if before >= 0 and not at_once:
             write(like, x, out, before, 0, n, settled_before[0])
             finish(out, before, settled_before[1], settled_before[2])
         if behind >= 0:
