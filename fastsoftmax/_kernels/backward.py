@@ -15,7 +15,7 @@ from .jit import by_type, inlined, piece
 from .lengths import BLOCK, KEPT, SHORT_ROW
 from .memory import load, store
 from .online import across, add, empty_sum, frame, join, term, whole
-from .past import fence, goes_past, store_past, whole_lines
+from .past import fence, goes_past, store_past, until_line, whole_lines
 from .shuffles import abreast, part
 from .simd import full, narrow, strands, width
 from .state import shrink_of
@@ -48,53 +48,82 @@ def log_softmax_gradient(g, y, total):
     return g - e * (total * shrink_of(y))
 
 
-def sum_of_run(summand):
-    """The sum of ``row[start:stop]`` and its rest, from what is summed; `asks`: the lines of `out` too."""
+@inlined
+def ask(like, g, y, out, row, j, asks):
+    """Ask for the lines that come some vectors after ``[row, j]``; if `asks`, for those of `out` too."""
+    ask_for(like, g, row, j, False)
+    ask_for(like, y, row, j, False)
+    if asks:
+        ask_for(like, out, row, j, True)
+
+
+class Sums(NamedTuple):
+    """The sum of a run of classes of a contiguous row and its rest; of four vectors; of what is left of a run."""
+
+    of_run: Any
+    of_four: Any
+    with_rest: Any
+
+
+def sums_of(summand):
+    """The sums of a row, from what is summed."""
 
     @inlined
     def summand_at(like, g, y, row, j, count):
         return summand(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0))
 
     @inlined
-    def two_at(like, g, y, row, j, count):
+    def of_two(like, g, y, row, j, count):
         two = summand_at(abreast(like, 2), g, y, row, j, count)
         return part(two, 0, like) + part(two, 1, like)
 
     @inlined
-    def run(like, g, out, row, y, start, stop, asks):
-        w = width(like)
-        sums, far = empty_sum(like), is_far(g)
-        j = start
+    def of_four(like, g, y, row, j):
+        return sum_of_four(like, summand_at(abreast(like, 4), g, y, row, j, None))
+
+    @inlined
+    def with_rest(like, g, y, row, start, stop, sums):
+        w, j = width(like), start
         while j + 4 * w <= stop:
-            if far:
-                ask_for(like, g, row, j, False)
-                ask_for(like, y, row, j, False)
-                if asks:
-                    ask_for(like, out, row, j, True)
-            sums = add(sums, sum_of_four(like, summand_at(abreast(like, 4), g, y, row, j, None)))
+            sums = add(sums, of_four(like, g, y, row, j))
             j += 4 * w
         left = stop - j
         if left == 2 * w:
-            sums = add(sums, two_at(like, g, y, row, j, None))
+            sums = add(sums, of_two(like, g, y, row, j, None))
         elif left > 2 * w:
-            sums = add(sums, two_at(like, g, y, row, j, None) + two_at(like, g, y, row, j + 2 * w, left - 2 * w))
+            sums = add(sums, of_two(like, g, y, row, j, None) + of_two(like, g, y, row, j + 2 * w, left - 2 * w))
         elif left > w:
-            sums = add(sums, two_at(like, g, y, row, j, left))
+            sums = add(sums, of_two(like, g, y, row, j, left))
         elif left > 0:
             sums = add(sums, summand_at(like, g, y, row, j, left))
         return across(like, sums)
 
-    return run
+    @inlined
+    def of_run(like, g, out, row, y, start, stop, asks):
+        w, j = width(like), start
+        sums, far = empty_sum(like), is_far(g)
+        while far and j + 4 * w <= stop:
+            ask(like, g, y, out, row, j, asks)
+            sums = add(sums, of_four(like, g, y, row, j))
+            j += 4 * w
+        return with_rest(like, g, y, row, j, stop, sums)
+
+    return Sums(of_run, of_four, with_rest)
 
 
-def write_of_run(gradient):
-    """The gradients ``out[row, start:stop]``, past the caches or not.
+class Writes(NamedTuple):
+    """The gradients of a run of classes: of all of it, past the caches or not; through the caches; of a vector."""
 
-    From the end: the first cache still holds that of a row just summed.
-    """
+    of_run: Any
+    through_caches: Any
+    of_one: Any
+
+
+def writes_of(gradient):
+    """What is written of a row. From the end: the first cache still holds that of a row just summed."""
 
     @inlined
-    def gradient_at(like, g, row, y, j, count, total):
+    def of_one(like, g, row, y, j, count, total):
         return gradient(load(like, g, (row, j), count, 0.0), load(like, y, (row, j), count, 0.0), total)
 
     @inlined
@@ -102,20 +131,45 @@ def write_of_run(gradient):
         w = width(like)
         j = stop - (stop - start) % w
         if j < stop:
-            store(out, (row, j), gradient_at(like, g, row, y, j, stop - j, total), stop - j)
+            store(out, (row, j), of_one(like, g, row, y, j, stop - j, total), stop - j)
         while j > start:
             j -= w
-            store(out, (row, j), gradient_at(like, g, row, y, j, None, total), None)
+            store(out, (row, j), of_one(like, g, row, y, j, None, total), None)
 
     @inlined
-    def run(like, g, out, row, y, start, stop, total, past):
+    def of_run(like, g, out, row, y, start, stop, total, past):
         w = width(like)
         first, last = whole_lines(out, (row, start), stop - start) if past else (0, 0)
         through_caches(like, g, out, row, y, start + last, stop, total)
         for j in range(start + last - w, start + first - w, -w):
-            store_past(out, (row, j), gradient_at(like, g, row, y, j, None, total))
+            store_past(out, (row, j), of_one(like, g, row, y, j, None, total))
         if past:
             through_caches(like, g, out, row, y, start, start + first, total)
+
+    return Writes(of_run, through_caches, of_one)
+
+
+def sum_and_write(sums, writes):
+    """The sum of the row `ahead`, and the gradients of another: one waits for memory while the other computes."""
+
+    @inlined
+    def run(like, g, out, row, ahead, y, total, past):
+        w, n, summed = width(like), g.shape[1], empty_sum(like)
+        first = min(until_line(out, (row, 0)), n) if past else 0
+        writes.through_caches(like, g, out, row, y, 0, first, total)
+        j = 0
+        while j + 4 * w + first <= n:
+            ask(like, g, y, out, ahead, j, not past)
+            summed = add(summed, sums.of_four(like, g, y, ahead, j))
+            for at in range(j + first, j + first + 4 * w, w):
+                dx = writes.of_one(like, g, row, y, at, None, total)
+                if past:
+                    store_past(out, (row, at), dx)
+                else:
+                    store(out, (row, at), dx, None)
+            j += 4 * w
+        writes.through_caches(like, g, out, row, y, j + first, n, total)
+        return sums.with_rest(like, g, y, ahead, j, n, summed)
 
     return run
 
@@ -154,6 +208,42 @@ def one_of(like, v):
     return lambda like, v: part(v, 0, like) + part(v, 1, like)
 
 
+@inlined
+def everywhere_in(like, total):
+    """A sum and its rest as one number in each lane."""
+    return full(like, whole(total[0], total[1]))
+
+
+def row_after_row(sums, writes):
+    """The work on rows from `first_row` to `last_row`. A long one is summed block by block, in order."""
+    sum_of, write, in_one = sums.of_run, writes.of_run, sum_and_write(sums, writes)
+
+    @inlined
+    def sum_of_row(like, g, out, row, y, asks):
+        n = g.shape[1]
+        total = sum_of(like, g, out, row, y, 0, n if n <= SHORT_ROW else BLOCK, asks and n <= SHORT_ROW)
+        if n > SHORT_ROW:
+            for start in range(BLOCK, n, BLOCK):
+                total = join(total[0], total, sum_of(like, g, out, row, y, start, min(start + BLOCK, n), False))
+        return total
+
+    @inlined
+    def run(like, g, out, first_row, last_row, y, past):
+        n = g.shape[1]
+        together = is_far(g) and n <= SHORT_ROW
+        total = sum_of_row(like, g, out, first_row, y, not past)
+        for row in range(first_row, last_row):
+            settled, ahead = everywhere_in(like, total), row + 1
+            if together and ahead < last_row:
+                total = in_one(like, g, out, row, ahead, y, settled, past)
+                continue
+            write(like, g, out, row, y, 0, n, settled, past)
+            if ahead < last_row:
+                total = sum_of_row(like, g, out, ahead, y, not past)
+
+    return run
+
+
 class RowWork(NamedTuple):
     """The work on contiguous rows: on runs of them; on one block of a long one; on a run of its blocks."""
 
@@ -167,26 +257,19 @@ def backward_rows(summand, gradient):
 
     A long row is summed block by block, in order, whoever sums which.
     """
-    sum_of, write = sum_of_run(summand), write_of_run(gradient)
-    short_rows = short_rows_of(summand, gradient)
+    sums, writes = sums_of(summand), writes_of(gradient)
+    sum_of, write = sums.of_run, writes.of_run
+    short_rows, each_row = short_rows_of(summand, gradient), row_after_row(sums, writes)
 
     @piece
     def rows(g, out, first_row, last_row, y):
         like, n, w, past = lanes_of(g), g.shape[1], width(lanes_of(g)), goes_past(out, g.shape[1], g, y)
         if w < n <= 2 * w:
             short_rows(like, like, g, out, first_row, last_row, y)
-            return
-        if 2 * w < n <= 4 * w:
+        elif 2 * w < n <= 4 * w:
             short_rows(like, abreast(like, 2), g, out, first_row, last_row, y)
-            return
-        for row in range(first_row, last_row):
-            if n <= SHORT_ROW:
-                total = sum_of(like, g, out, row, y, 0, n, not past)
-            else:
-                total = sum_of(like, g, out, row, y, 0, BLOCK, False)
-                for start in range(BLOCK, n, BLOCK):
-                    total = join(total[0], total, sum_of(like, g, out, row, y, start, min(start + BLOCK, n), False))
-            write(like, g, out, row, y, 0, n, full(like, whole(total[0], total[1])), past)
+        elif first_row < last_row:
+            each_row(like, g, out, first_row, last_row, y, past)
         if past:
             fence()
 
@@ -203,7 +286,7 @@ def backward_rows(summand, gradient):
         total = states[row, 0, 0], states[row, 0, 1]
         for block in range(1, states.shape[1]):
             total = join(total[0], total, (states[row, block, 0], states[row, block, 1]))
-        write(like, g, out, row, y, start, stop, full(like, whole(total[0], total[1])), past)
+        write(like, g, out, row, y, start, stop, everywhere_in(like, total), past)
         if past:
             fence()
 
