@@ -1,6 +1,6 @@
 """Results that go past the caches: the same bits as those that do not, and nothing written beside them.
 
-They begin at half of the last cache, so these arrays are as large as the machine's caches ask for.
+They begin at half of the last cache or at one and a half, so these arrays are as large as the machine's caches ask for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fastsoftmax._kernels.jit import DTYPES
 from fastsoftmax._kernels.loops import KERNELS
 from fastsoftmax._kernels.past import LEAST, goes_past, whole_lines
 from fastsoftmax._kernels.shuffles import abreast
+from fastsoftmax._kernels.target import has_avx512
 from fastsoftmax._kernels.tiles import store_tile
 from fastsoftmax._kernels.views import lanes_of, view
 
@@ -59,11 +60,65 @@ def test_rows(name: str, classes: int, offset: int, dtype: Any) -> None:
     room, out = guarded(g.shape, dtype, offset)
     assert out.nbytes >= LEAST
     backward(name, g, y, -1, out=out)
-    for few in (slice(0, 40), slice(rows // 2, rows // 2 + 40), slice(rows - 40, rows)):
+    for few in few_of(rows):
         assert out[few].tobytes() == backward(name, g[few], y[few], -1).tobytes()
-    before = GUARD * out.itemsize + offset
-    assert np.all(room[:before] == 0xA5)
-    assert np.all(room[-before:] == 0xA5)
+    assert untouched(room, out)
+
+
+def untouched(room: Array, out: Array) -> bool:
+    """Whether the bytes beside a result are as `guarded` made them."""
+    before = GUARD * out.itemsize + (out.ctypes.data - room.ctypes.data) % out.itemsize
+    return bool(np.all(room[:before] == 0xA5) and np.all(room[-before:] == 0xA5))
+
+
+def few_of(rows: int, many: int = 40) -> tuple[slice, ...]:
+    """Rows from the beginning, the middle and the end: too few to go past the caches."""
+    return slice(0, many), slice(rows // 2, rows // 2 + many), slice(rows - many, rows)
+
+
+@of_large_results
+@dtypes
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize(
+    ("classes", "offset"), [(4096, 0), (1019, 0), (1019, 1)], ids=["whole lines", "lines shared", "across words"]
+)
+def test_rows_in_step(name: str, classes: int, offset: int, dtype: Any) -> None:
+    """Three rows in flight, whose terms are kept in rows of their own."""
+    rows = 3 * LEAST // (classes * np.dtype(dtype).itemsize) + 1
+    x = numbers((rows, classes), dtype)
+    room, out = guarded(x.shape, dtype, offset)
+    function = getattr(fastsoftmax, name)
+    function(x, axis=-1, out=out)
+    for few in few_of(rows):
+        assert out[few].tobytes() == function(x[few], axis=-1).tobytes()
+        assert out[few][:1].tobytes() == function(x[few][:1], axis=-1).tobytes()  # a row that is not in step
+    assert untouched(room, out)
+    in_place = x.copy()
+    function(in_place, axis=-1, out=in_place)  # which does not go past them
+    assert in_place.tobytes() == out.tobytes()
+
+
+@of_large_results
+@dtypes
+@pytest.mark.parametrize("classes", [4096, 1019], ids=["whole lines", "lines shared"])
+def test_gradients_in_step(classes: int, dtype: Any) -> None:
+    """The entry of the target is written last, to a line that is on its way to memory."""
+    rows = 3 * LEAST // (classes * np.dtype(dtype).itemsize) + 1
+    x = numbers((rows, classes), dtype)
+    target = np.arange(rows) * 7 % classes
+    target[[0, 1, rows - 1]] = 0, classes - 1, classes - 1
+    target[::5] = -100
+    room, out = guarded(x.shape, dtype, 0)
+    call = fastsoftmax.cross_entropy_with_grad
+    losses, _ = call(x, target, reduction="none", out=out)
+    for few in few_of(rows):
+        some, gradient = call(x[few], target[few], reduction="none")
+        assert out[few].tobytes() == gradient.tobytes()
+        assert losses[few].tobytes() == some.tobytes()
+    assert untouched(room, out)
+    in_place = x.copy()
+    call(in_place, target, reduction="none", out=in_place)
+    assert in_place.tobytes() == out.tobytes()
 
 
 @of_large_results
@@ -91,12 +146,10 @@ def test_columns(name: str, shape: tuple[int, int, int], dtype: Any) -> None:
     function = getattr(fastsoftmax, name)
     arrays = (x, x * np.asarray(0.01, dtype)) if "backward" in name else (x,)
     function(*arrays, axis=1, out=out)
-    for few in (slice(0, at_edge), slice(inner // 2, inner // 2 + at_edge), slice(inner - at_edge, inner)):
+    for few in few_of(inner, at_edge):
         parts = [np.ascontiguousarray(array[..., few]) for array in arrays]
         assert np.ascontiguousarray(out[..., few]).tobytes() == function(*parts, axis=1).tobytes()
-    before = GUARD * out.itemsize
-    assert np.all(room[:before] == 0xA5)
-    assert np.all(room[-before:] == 0xA5)
+    assert untouched(room, out)
 
 
 @of_large_results
@@ -163,10 +216,14 @@ def test_what_goes_past() -> None:
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for instructions of x86")
-def test_such_stores_are_compiled() -> None:
-    kernel = KERNELS["softmax_backward"]["rows"]
+@pytest.mark.parametrize("name", ["softmax_backward", "cross_entropy_with_grad"])
+def test_such_stores_are_compiled(name: str) -> None:
+    kernel = KERNELS[name]["rows"]
+    if name == "cross_entropy_with_grad" and not has_avx512():
+        pytest.skip("rows in step go past the caches only there")
     fresh = numba.jit(nopython=True)(kernel.dispatcher.py_func)  # code from the cache cannot be looked at
     fresh.compile(kernel.kinds("float32", False))
     (assembly,) = fresh.inspect_asm().values()
     assert "movntps" in assembly
+    assert ("movnti" in assembly) == (name == "cross_entropy_with_grad")
     assert re.search(r"mfence|lock\w*\s", assembly)

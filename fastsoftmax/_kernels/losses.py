@@ -24,19 +24,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from .in_step import in_step, kept_in_place, kept_nowhere, the_maximum, worth_pipelining
+from .in_step import TERMS, in_step, kept_nowhere, the_maximum, worth_pipelining
 from .jit import by_type, inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
 from .loss_numbers import row_numbers
 from .memory import load, number, put
 from .online import across, add_wide, empty_sum, frame, whole
+from .past import put_past
 from .row_states import nan_of, over_terms, row_state, state_of_sums
 from .shuffles import repeated
-from .simd import HalfType, doubles, fma, full, narrow, select, wide, width
+from .simd import doubles, fma, full, narrow, select, wide, width
 from .state import factor_of_state, product
 from .views import lanes_of, scratch
 from .visits import no_result, row_top, scalar, three_visits, write_nothing
-from .writes import Terms, along, normal, probability_in_place, spread, terms_at, terms_kept_in, write_probabilities
+from .writes import Terms, along, normal, probability_of_kept, spread, terms_at, terms_kept_in, write_probabilities
 
 
 def read_labels(first, last, tasks, labels, table, found, limits):
@@ -266,8 +267,11 @@ def settle_gradient(like, row, seen, top, shape, total, rest, count, extra):
 
 
 @inlined
-def put_entry(out, row, target, entry):
-    put(out, (row, target), entry)
+def put_entry(out, row, target, entry, past):
+    if past:
+        put_past(out, (row, target), entry)
+    else:
+        put(out, (row, target), entry)
 
 
 @inlined
@@ -276,25 +280,19 @@ def no_factor(like, extra):
 
 
 gradients_in_step = in_step(
-    next_gradient, look, the_maximum, kept_in_place, settle_gradient, probability_in_place, put_entry, no_factor
+    next_gradient, look, the_maximum, TERMS, settle_gradient, probability_of_kept, put_entry, no_factor
 )
 
 
-@by_type
+@inlined
 def perhaps_in_step(x, out, row, last, extra):
     """Gradients without class weights, of rows that fit in cache, in step; whether that was possible and worth it."""
-    if isinstance(out.dtype, HalfType):  # which cannot keep terms
-        return lambda x, out, row, last, extra: False
-
-    def perhaps(x, out, row, last, extra):
-        _, more, weights, terms, scale = opened(extra)
-        plain = more.shape[0] == 0 and (weights.shape[0] == 0 or terms[1] == 0.0)
-        if not plain or not worth_pipelining(x.shape[1], last - row):
-            return False
-        gradients_in_step(x, out, row, last, scale, extra)
-        return True
-
-    return perhaps
+    _, more, weights, terms, scale = opened(extra)
+    plain = more.shape[0] == 0 and (weights.shape[0] == 0 or terms[1] == 0.0)
+    if not plain or not worth_pipelining(x.shape[1], last - row):
+        return False
+    gradients_in_step(x, out, row, last, scale, extra)
+    return True
 
 
 @inlined
@@ -341,7 +339,7 @@ def over_losses(room, gradient, of_long, zeros, faster):
             seen = look(like, x, row, top, extra)
             shape = frame(top, scale)
             total, rest, count, top_ahead = visits(
-                like, x, kept, kept, top, row, min(ahead, last - 1), row, shape, scale, None
+                like, x, kept, x, kept, top, row, min(ahead, last - 1), row, shape, scale, None, False
             )
             state, numbers = state_and_numbers(like, row, seen, top, shape, total, rest, count, extra)
             gradient(like, x, out, kept, row, state, shape, numbers, extra)

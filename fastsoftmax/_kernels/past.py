@@ -18,7 +18,7 @@ from fastsoftmax._machine import caches
 from .half import from_lanes
 from .jit import by_type, inlined
 from .memory import _address, _indexed
-from .simd import _I32, COMPUTED_IN, LINE
+from .simd import _I32, COMPUTED_IN, LINE, _splat
 from .views import ViewType, _item_bytes, address
 
 # A result and what it is made of are read and written together: half of the last cache, and not less than this where
@@ -96,6 +96,26 @@ def store_past(typingctx, array, index, value):
         return context.get_dummy_value()
 
     return signature(types.none, array, index, value), codegen
+
+
+@intrinsic(prefer_literal=True)
+def put_past(typingctx, array, index, value):
+    """Write one number, rounded, past the caches: to a line that went there, and would have to come back."""
+    if not _indexed(array, index) or not isinstance(value, types.Number):
+        return None
+
+    def codegen(context, builder, sig, args):
+        element, item = COMPUTED_IN[array.dtype].element, _item_bytes(array.dtype)
+        place = _address(context, builder, args[0], array, args[1], index)
+        one = _splat(builder, context.cast(builder, args[2], value, element), 1)
+        raw = builder.bitcast(from_lanes(context, builder, one, array.dtype), ir.IntType(8 * item))
+        # No instruction, but LLVM cannot see through it to a floating number, which only AMD's processors store so.
+        raw = builder.asm(ir.FunctionType(raw.type, [raw.type]), "", "=r,0", [raw], side_effect=False)
+        stored = builder.store(raw, builder.bitcast(place, raw.type.as_pointer()), align=item)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
+        return context.get_dummy_value()
+
+    return types.none(array, index, value), codegen
 
 
 @intrinsic

@@ -8,20 +8,20 @@ out (`split`).
 from __future__ import annotations
 
 from .in_step import (
+    NO_TERMS,
+    TERMS,
     in_step,
-    kept_in_place,
-    kept_nowhere,
     no_entry,
     nothing_seen,
     the_maximum,
     worth_pipelining,
 )
-from .jit import by_type, inlined, piece
+from .jit import inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
 from .memory import store
 from .online import frame, is_near, left_out, without_shift
 from .row_states import nan_of, over_terms, refined, row_state, state_of_sums
-from .simd import HalfType, doubles, full
+from .simd import doubles, full
 from .state import factor_of, log_others, log_total, with_tops
 from .views import lanes_of, scratch
 from .visits import no_result, row_sum, row_top, scalar, three_visits, write_nothing
@@ -29,7 +29,7 @@ from .writes import (
     Terms,
     log_softmax_at,
     normal,
-    probability_in_place,
+    probability_of_kept,
     spread,
     terms_kept_in,
     write_log_softmax,
@@ -73,23 +73,17 @@ def no_factor(like, scale):
 
 
 softmax_in_step = in_step(
-    every_row, nothing_seen, left_out, kept_in_place, probabilities, probability_in_place, no_entry, no_factor
+    every_row, nothing_seen, left_out, TERMS, probabilities, probability_of_kept, no_entry, no_factor
 )
 
 
-@by_type
+@inlined
 def softmax_short_rows(x, out, first, last, scale):
     """The probabilities of rows of at most `SHORT_ROW` classes, in whichever way is faster."""
-    if isinstance(out.dtype, HalfType):  # which cannot keep terms
-        return lambda x, out, first, last, scale: softmax_one_by_one(x, out, first, last, scale)
-
-    def short(x, out, first, last, scale):
-        if worth_pipelining(x.shape[1], last - first):
-            softmax_in_step(x, out, first, last, scale, scale)
-        else:
-            softmax_one_by_one(x, out, first, last, scale)
-
-    return short
+    if worth_pipelining(x.shape[1], last - first):
+        softmax_in_step(x, out, first, last, scale, scale)
+    else:
+        softmax_one_by_one(x, out, first, last, scale)
 
 
 @inlined
@@ -142,7 +136,7 @@ def no_logs(like, scale):
     return (like, (like, like), scale), 0, 0.0
 
 
-logs_in_step = in_step(every_row, hidden_nan, the_maximum, kept_nowhere, logs, log_softmax_at, no_entry, no_logs)
+logs_in_step = in_step(every_row, hidden_nan, the_maximum, NO_TERMS, logs, log_softmax_at, no_entry, no_logs)
 
 
 @inlined
@@ -176,7 +170,7 @@ def over_states(write):
                 if is_near(shape):
                     near = without_shift(shape)
                     total, rest, count, top_ahead = two_visits(
-                        like, x, None, None, top, row, ahead, row, near, scale, None
+                        like, x, None, x, None, top, row, ahead, row, near, scale, None, False
                     )
                 else:
                     total, rest, count = row_sum(like, x, None, top, row, 0, n, shape, scale)

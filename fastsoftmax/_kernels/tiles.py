@@ -63,7 +63,7 @@ def heap(like, rows, columns):
     line = 16 if is_single(like) else 8
 
     def aligned(like, rows, columns):
-        size = rows * (columns // line | 1) * line
+        size = rows * ((columns + line - 1) // line | 1) * line
         room = np.empty(size + line, dtype)
         start = -address(view(room)) % LINE // room.itemsize
         return room[start : start + size].reshape((1, rows, size // rows))

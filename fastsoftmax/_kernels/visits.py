@@ -14,6 +14,7 @@ from numba.core import types
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
 from .online import Frame, across, add, bigger, empty_sum, term
+from .past import store_past, until_line
 from .shuffles import abreast, any_lane, first_half, lane, lanes_true, part, rarely, repeated, rotate, side_by_side
 from .simd import full, select, width
 from .target import has_avx512
@@ -67,9 +68,14 @@ def row_top(like, x, row, start, stop):
 @inlined
 def lane_tops(like, x, row, start, stop):
     """The same, with a maximum in each lane."""
-    w = width(like)
-    a = full(like, -np.inf)
-    b, c, d = a, a, a
+    return more_tops(like, x, row, start, stop, full(like, -np.inf))
+
+
+@inlined
+def more_tops(like, x, row, start, stop, a):
+    """The maxima `a` with those of some more classes."""
+    w, none = width(like), full(like, -np.inf)
+    b, c, d = none, none, none
     j = start
     while j + 4 * w <= stop:
         ask_for(like, x, row, j, False)
@@ -161,11 +167,12 @@ def sum_of_four(like, e):
 
 
 def step_of_four(result: Any) -> Any:
-    """Add four vectors of terms to the sum, and write ``result(like, x, out, row, j, count, more)`` of another row.
+    """Add four vectors of terms to the sum, and write ``result(like, source, out, row, j, count, more)`` elsewhere.
 
-    Terms stay in `kept`, results go to `out`; either may be None. In each step, or half of one, all loads come before
-    any store: rows of whole pages are at one place of the first cache, and a load waits for any earlier store whose
-    address ends in the same twelve bits.
+    What is written is of another row, and lies `first` classes farther on than what is summed. Terms stay in `kept`,
+    results go to `out`; either may be None. In each step, or half of one, all loads come before any store: rows of
+    whole pages are at one place of the first cache, and a load waits for any earlier store whose address ends in the
+    same twelve bits.
 
     Without AVX-512 four vectors and what is made of them do not fit into the registers (docs/performance.md has the
     counts), so the first halves of the four go before the second halves. Each lane's sum is the same.
@@ -174,18 +181,20 @@ def step_of_four(result: Any) -> Any:
     term, and few others are as large.
     """
 
-    def all_abreast(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
-        results = result(abreast(like, 4), x, out, behind, j, count, more)
+    def all_abreast(
+        like, x, kept, source, out, top, row, behind, j, first, count, shape, scale, more, total, tops, past
+    ):
+        results = result(abreast(like, 4), source, out, behind, j + first, count, more)
         v, e = visit(abreast(like, 4), x, kept, row, j, count, shape, scale)
         sums, equal = sum_of_four(like, e), 0
         if rarely(any_lane(sums >= shape.peak)):
             e, equal = others_of(v, top, e)
             sums = sum_of_four(like, e)
-        keep(out, (behind, j), results, count)
+        write_four(like, out, behind, j + first, results, count, past)
         return add(total, sums), tops + equal
 
     @inlined
-    def half_of_four(like, step, x, kept, out, top, row, behind, j, shape, scale, more):
+    def half_of_four(like, step, x, kept, source, out, top, row, behind, j, shape, scale, more):
         # Half a vector each: that their lanes are equal only we know, and so each takes one register.
         shape, top = repeated_frame(shape, like), repeated(top, like)
         v = load_apart(like, x, row, j, step)
@@ -196,23 +205,23 @@ def step_of_four(result: Any) -> Any:
             others, equal = others_of(load_apart(like, anew(x), row, j, step), top, e)
             sums = sum_of_four(like, others)
         results = (
-            result(like, x, out, behind, j, None, more),
-            result(like, x, out, behind, j + step, None, more),
-            result(like, x, out, behind, j + 2 * step, None, more),
-            result(like, x, out, behind, j + 3 * step, None, more),
+            result(like, source, out, behind, j, None, more),
+            result(like, source, out, behind, j + step, None, more),
+            result(like, source, out, behind, j + 2 * step, None, more),
+            result(like, source, out, behind, j + 3 * step, None, more),
         )
         keep_apart(kept, row, j, step, (part(e, 0, like), part(e, 1, like), part(e, 2, like), part(e, 3, like)))
         keep_apart(out, behind, j, step, results)
         return sums, equal
 
-    def by_halves(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
+    def by_halves(like, x, kept, source, out, top, row, behind, j, first, count, shape, scale, more, total, tops, past):
         w, h = width(like), first_half(like)
-        lower, equal = half_of_four(h, w, x, kept, out, top, row, behind, j, shape, scale, more)
-        upper, too = half_of_four(h, w, x, kept, out, top, row, behind, j + w // 2, shape, scale, more)
+        lower, equal = half_of_four(h, w, x, kept, source, out, top, row, behind, j, shape, scale, more)
+        upper, too = half_of_four(h, w, x, kept, source, out, top, row, behind, j + w // 2, shape, scale, more)
         return add(total, side_by_side(lower, upper)), tops + equal + too
 
     @by_type
-    def step(like, x, kept, out, top, row, behind, j, count, shape, scale, more, total, tops):
+    def step(like, x, kept, source, out, top, row, behind, j, first, count, shape, scale, more, total, tops, past):
         return all_abreast if has_avx512() or not isinstance(count, types.NoneType) else by_halves
 
     return step
@@ -235,6 +244,25 @@ def keep_apart(out, row, j, step, vectors):
     keep(out, (row, j + 3 * step), vectors[3], None)
 
 
+@by_type
+def write_four(like, out, row, j, vectors, count, past):
+    """Store four vectors abreast, past the caches or not, unless these or `out` are None."""
+    if isinstance(out, types.NoneType) or isinstance(vectors, types.NoneType):
+        return lambda like, out, row, j, vectors, count, past: None
+
+    def written(like, out, row, j, vectors, count, past):
+        w = width(like)
+        if past:
+            store_past(out, (row, j), part(vectors, 0, like))
+            store_past(out, (row, j + w), part(vectors, 1, like))
+            store_past(out, (row, j + 2 * w), part(vectors, 2, like))
+            store_past(out, (row, j + 3 * w), part(vectors, 3, like))
+        else:
+            store(out, (row, j), vectors, count)
+
+    return written
+
+
 @inlined
 def no_result(like, x, out, row, j, count, more):
     return None
@@ -255,12 +283,16 @@ def row_sum(like, x, out, top, row, start, stop, shape, scale):
 @inlined
 def lane_sums(like, x, out, top, row, start, stop, shape, scale):
     """The same, with the sum still in its lanes."""
-    w = width(like)
-    total, tops = empty_sum(like), 0
-    j = start
+    return more_sums(like, x, out, top, row, start, stop, shape, scale, empty_sum(like), 0)
+
+
+@inlined
+def more_sums(like, x, out, top, row, start, stop, shape, scale, total, tops):
+    """The sum with some more classes."""
+    w, j = width(like), start
     while j + 4 * w <= stop:
         ask_for(like, out, row, j, True)
-        total, tops = visit4(like, x, out, None, top, row, row, j, None, shape, scale, None, total, tops)
+        total, tops = visit4(like, x, out, x, None, top, row, row, j, 0, None, shape, scale, None, total, tops, False)
         j += 4 * w
     return sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
 
@@ -286,7 +318,7 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     if left <= 0:
         return total, tops
     if left > 3 * w:
-        return visit4(like, x, out, None, top, row, row, j, left, shape, scale, None, total, tops)
+        return visit4(like, x, out, x, None, top, row, row, j, 0, left, shape, scale, None, total, tops, False)
     if left > 2 * w:
         two, equal = visit2(like, x, out, top, row, j, None, shape, scale)
         third, too = visit1(like, x, out, top, row, j + 2 * w, left - 2 * w, shape, scale)
@@ -300,32 +332,57 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     return add(total, e), tops + equal
 
 
+@inlined
+def nothing_before_lines(like, source, out, row, more, past):
+    return 0
+
+
+def before_lines(result: Any) -> Any:
+    """Write ``result(like, source, out, row, j, count, more)`` up to where a line begins, if it goes `past` the caches.
+
+    How many classes that are.
+    """
+
+    @inlined
+    def begun(like, source, out, row, more, past):
+        first = until_line(out, (row, 0)) if past else 0
+        for j in range(0, first, width(like)):
+            store(out, (row, j), result(like, source, out, row, j, first - j, more), first - j)
+        return first
+
+    return begun
+
+
 def three_visits(result: Any, write: Any) -> Any:
     """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `write` in step.
 
-    `write` writes ``result(like, x, out, row, j, count, more)``. Terms stay in `kept`, results go to `out`; either may
-    be None.
+    `write` writes ``result(like, source, out, row, j, count, more)``. Terms stay in `kept`, results go to `out`; either
+    may be None.
     """
-    step = step_of_four(result)
+    step, begun = step_of_four(result), nothing_before_lines if result is no_result else before_lines(result)
 
     @inlined
-    def visits(like, x, kept, out, top, row, ahead, behind, shape, scale, more):
+    def visits(like, x, kept, source, out, top, row, ahead, behind, shape, scale, more, past):
         w, n = width(like), x.shape[1]
         total, tops, far = empty_sum(like), 0, is_far(x)
         a = full(like, -np.inf)
+        first = begun(like, source, out, behind, more, past)
         j = 0
-        while j + 4 * w <= n:
+        while j + 4 * w + first <= n:
             if far:
                 ask_for(like, x, ahead, j, False)
-                ask_for(like, out, row, j, True)
+                if not past:
+                    ask_for(like, out, row, j, True)
             # One maximum: its chain is short beside the terms, and three registers are free.
             for k in range(4):
                 a = bigger(load(like, x, (ahead, j + k * w), None, 0.0), a)
-            total, tops = step(like, x, kept, out, top, row, behind, j, None, shape, scale, more, total, tops)
+            total, tops = step(
+                like, x, kept, source, out, top, row, behind, j, first, None, shape, scale, more, total, tops, past
+            )
             j += 4 * w
-        total, tops = sum_tail(like, x, kept, top, row, j, n, shape, scale, total, tops)
-        a = top_tail(like, x, ahead, j, n, a)
-        write(like, x, out, behind, j, n, more)
+        total, tops = more_sums(like, x, kept, top, row, j, n, shape, scale, total, tops)
+        a = more_tops(like, x, ahead, j, n, a)
+        write(like, source, out, behind, j + first, n, more)
         number, rest = across(like, total)
         return number, rest, np.float64(tops), largest(a)
 

@@ -110,9 +110,9 @@ def probability_at(like, x, out, row, j, count, more):
 
 
 @inlined
-def probability_in_place(like, x, out, row, j, count, factor):
-    """The same from terms that `out` holds."""
-    return probability(like, load(like, out, (row, j), count, 0.0), factor)
+def probability_of_kept(like, kept, out, row, j, count, factor):
+    """The same from rows of terms."""
+    return probability(like, load(like, kept, (row, j), count, 0.0), factor)
 
 
 @inlined
