@@ -12,12 +12,13 @@ from .past import store_past, whole_lines
 from .simd import LINE, HalfType, is_single, strands, width
 from .views import ViewType, address, lanes_of, view
 
-# A tile of columns has up to so many numbers, a quarter of the second cache as float32, and so many columns: runs of
-# some lines are what memory likes. With few classes a tile is narrow and has no more numbers than the first cache (21
-# classes on one thread of an Emerald Rapids: 61 cycles a vector with 512 columns, 44 with 128; gradients of two arrays
-# on Zen 3: 256 columns 0.87 of the time with 128, all else as fast).
-TILE, TILE_COLUMNS = 65536, 512
-FEW_CLASSES, NARROW_TILE, NARROW_TILE_COLUMNS = 64, 8192, 256
+# A tile of columns has up to so many numbers, as float32 half of the second cache, and so many columns: runs of some
+# lines are what memory likes. With few classes a tile is narrow, where the second cache is small has no more numbers
+# than the first one (21 classes on a Zen 5 with 1 MiB, 512 columns: 0.85 of the time with 256; on a Zen 3 with 512 KiB
+# as fast or slower; 1000 classes on the Zen 5, 128 columns: 0.77 to 0.84 of the time with 64).
+ROOMY = caches()["l2"] >= 2**20
+TILE, TILE_COLUMNS = (131072, 1024) if ROOMY else (65536, 512)
+FEW_CLASSES, NARROW_TILE, NARROW_TILE_COLUMNS = (64, 16384, 512) if ROOMY else (64, 8192, 256)
 # Classes at most so many bytes apart need none if all of them lie in a part of the second cache, or have a line or two
 # each: what one column leaves of a line is the next one's, and pages are shared (1000 classes on one thread of an
 # Emerald Rapids with 2 MiB, cycles a vector with a tile and without: 49 columns 47 and 33, 128 40 and 32, 256 43 and
