@@ -80,7 +80,9 @@ def few_of(rows: int, many: int = 40) -> tuple[slice, ...]:
 @dtypes
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 @pytest.mark.parametrize(
-    ("classes", "offset"), [(4096, 0), (1019, 0), (1019, 1)], ids=["whole lines", "lines shared", "across words"]
+    ("classes", "offset"),
+    [(4096, 0), (1019, 0), (9001, 0), (1019, 1)],
+    ids=["whole lines", "lines shared", "two rows in flight", "across words"],
 )
 def test_rows_in_step(name: str, classes: int, offset: int, dtype: Any) -> None:
     """Three rows in flight, whose terms are kept in rows of their own."""

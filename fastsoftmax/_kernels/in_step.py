@@ -29,31 +29,20 @@ APART, CLOSE = 1024, 2**17
 
 
 class Keeping(NamedTuple):
-    """Where terms are kept until they are written, and what is written is made of; each ``(terms, x, shift) -> rows``.
+    """Where terms are kept until they are written, and what is written is made of.
 
-    `terms` are rows in turn, or those of the result, and `shift` is what makes one of them the row itself.
+    `kept` and `source` are ``(terms, x, shift) -> rows``: `terms` are a few rows in turn, or those of the result, and
+    `shift` is what makes one of them the row itself. `apart` is ``(out, x, past) -> whether they are rows in turn``.
     """
 
     kept: Any
     source: Any
+    apart: Any
 
 
 @inlined
 def terms_at(terms, x, shift):
     return from_row(terms, shift)
-
-
-@inlined
-def no_terms(terms, x, shift):
-    return None
-
-
-@inlined
-def logits_at(terms, x, shift):
-    return x
-
-
-TERMS, NO_TERMS = Keeping(terms_at, terms_at), Keeping(no_terms, logits_at)
 
 
 @by_type
@@ -68,6 +57,24 @@ def keeps_apart(out, x, past):
     if not has_avx512():
         return lambda out, x, past: past
     return lambda out, x, past: past or (x.shape[1] <= APART and x.shape[0] * x.shape[1] > CLOSE)
+
+
+@inlined
+def no_terms(terms, x, shift):
+    return None
+
+
+@inlined
+def logits_at(terms, x, shift):
+    return x
+
+
+@inlined
+def never_apart(out, x, past):
+    return False
+
+
+TERMS, NO_TERMS = Keeping(terms_at, terms_at, keeps_apart), Keeping(no_terms, logits_at, never_apart)
 
 
 @by_type
@@ -89,7 +96,7 @@ def rows_go_past(out, x):
 
     def far(out, x):
         rows, n = out.shape
-        return n <= WAITING and rows * n * item_bytes(out) >= 3 * LEAST and goes_past(out, n, x, None)
+        return rows * n * item_bytes(out) >= 3 * LEAST and goes_past(out, n, x, None)
 
     return far
 
@@ -125,12 +132,13 @@ def in_step(
     """
     write = along(result)
     visits = three_visits(result, write)
+    kept_in, source_in, apart = keeping
 
     @inlined
     def run(x, out, first, last, scale, extra):
         like, n = lanes_of(x), x.shape[1]
         at_once, past = n > WAITING, rows_go_past(out, x)
-        own, turns = keeps_apart(out, x, past), 2 if at_once else 3
+        own, turns = apart(out, x, past), 2 if at_once else 3
         room = heap(like, turns, n if own else 0)
         terms = terms_in(out, rows_in(view(room)), own)
         row = first
@@ -148,7 +156,7 @@ def in_step(
             if at_once:
                 nearest, written, entries, back = min(ahead, last - 1), behind, settled, shift_behind
             shift = turn % turns - row if own else 0
-            kept, source = keeping.kept(terms, x, shift), keeping.source(terms, x, back)
+            kept, source = kept_in(terms, x, shift), source_in(terms, x, back)
             if written >= 0 and is_near(shape):
                 near = without_shift(shape)
                 total, rest, count, top_found = visits(
@@ -168,10 +176,10 @@ def in_step(
             top = top_found if at_once else top_ahead
             top_ahead = top_found
         if before >= 0 and not at_once:
-            write(like, keeping.source(terms, x, shift_before), out, before, 0, n, settled_before[0])
+            write(like, source_in(terms, x, shift_before), out, before, 0, n, settled_before[0])
             finish(out, before, settled_before[1], settled_before[2], past)
         if behind >= 0:
-            write(like, keeping.source(terms, x, shift_behind), out, behind, 0, n, settled[0])
+            write(like, source_in(terms, x, shift_behind), out, behind, 0, n, settled[0])
             finish(out, behind, settled[1], settled[2], past)
         keep_alive(room)
         if past:
