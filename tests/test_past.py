@@ -26,6 +26,7 @@ from fastsoftmax._kernels.views import lanes_of, view
 GUARD = 7  # elements on either side of a result, whose bytes must stay
 
 of_large_results = pytest.mark.skipif(LEAST > 2**28, reason="they take gigabytes on a machine with such caches")
+of_larger_results = pytest.mark.skipif(LEAST > 2**26, reason="they take gigabytes on a machine with such caches")
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 no_half_types = pytest.mark.parametrize("dtype", [np.float32, np.float64])  # whose rows in step go through the caches
 
@@ -77,7 +78,7 @@ def few_of(rows: int, many: int = 40) -> tuple[slice, ...]:
     return slice(0, many), slice(rows // 2, rows // 2 + many), slice(rows - many, rows)
 
 
-@of_large_results
+@of_larger_results
 @no_half_types
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 @pytest.mark.parametrize(
@@ -86,9 +87,10 @@ def few_of(rows: int, many: int = 40) -> tuple[slice, ...]:
     ids=["whole lines", "lines shared", "two rows in flight", "across words"],
 )
 def test_rows_in_step(name: str, classes: int, offset: int, dtype: Any) -> None:
-    """Three rows in flight, whose terms are kept in rows of their own."""
+    """Two or three rows in flight; terms are kept in rows of their own. Some rows take their maximum out of x."""
     rows = 3 * LEAST // (classes * np.dtype(dtype).itemsize) + 1
     x = numbers((rows, classes), dtype)
+    x[5::11] += 2**21
     room, out = guarded(x.shape, dtype, offset)
     function = getattr(fastsoftmax, name)
     function(x, axis=-1, out=out)
@@ -101,16 +103,18 @@ def test_rows_in_step(name: str, classes: int, offset: int, dtype: Any) -> None:
     assert in_place.tobytes() == out.tobytes()
 
 
-@of_large_results
+@of_larger_results
 @no_half_types
-@pytest.mark.parametrize("classes", [4096, 1019], ids=["whole lines", "lines shared"])
+@pytest.mark.parametrize("classes", [4096, 1019, 9001], ids=["whole lines", "lines shared", "two rows in flight"])
 def test_gradients_in_step(classes: int, dtype: Any) -> None:
     """The entry of the target is written last, to a line that is on its way to memory."""
     rows = 3 * LEAST // (classes * np.dtype(dtype).itemsize) + 1
     x = numbers((rows, classes), dtype)
+    x[5::11] += 2**21
     target = np.arange(rows) * 7 % classes
-    target[[0, 1, rows - 1]] = 0, classes - 1, classes - 1
     target[::5] = -100
+    target[[0, 1, 2]] = 0, classes - 1, 0
+    target[-1] = -100 if classes == 4096 else 0
     room, out = guarded(x.shape, dtype, 0)
     call = fastsoftmax.cross_entropy_with_grad
     losses, _ = call(x, target, reduction="none", out=out)
@@ -122,6 +126,20 @@ def test_gradients_in_step(classes: int, dtype: Any) -> None:
     in_place = x.copy()
     call(in_place, target, reduction="none", out=in_place)
     assert in_place.tobytes() == out.tobytes()
+
+
+@of_larger_results
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_rows_apart(name: str) -> None:
+    """Rows with room between them, from the last to the first: what is between stays."""
+    rows = 3 * LEAST // (1019 * 4) + 1
+    x, wide = numbers((rows, 1019), np.float32), np.full((rows, 1026), -1, np.float32)
+    function = getattr(fastsoftmax, name)
+    function(x, axis=-1, out=wide[::-1, 3:1022])
+    for few in few_of(rows):
+        assert wide[::-1, 3:1022][few].tobytes() == function(x[few], axis=-1).tobytes()
+    assert np.all(wide[:, :3] == -1)
+    assert np.all(wide[:, 1022:] == -1)
 
 
 @of_large_results

@@ -215,7 +215,10 @@ def everywhere_in(like, total):
 
 
 def row_after_row(sums, writes):
-    """The work on rows from `first_row` to `last_row`. A long one is summed block by block, in order."""
+    """The work on rows from `first_row` to `last_row`. A long one is summed block by block, in order.
+
+    Where rows come from memory, each but the last is written while the next one is summed.
+    """
     sum_of, write, in_one = sums.of_run, writes.of_run, sum_and_write(sums, writes)
 
     @inlined

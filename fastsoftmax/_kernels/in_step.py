@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from numba.core import types
+
 from .jit import by_type, inlined
 from .online import frame, is_near, without_shift
 from .past import LEAST, fence, goes_past, item_bytes
@@ -20,11 +22,11 @@ from .views import from_row, lanes_of, rows_in, view
 from .visits import row_sum, row_top, three_visits
 from .writes import along
 
-# Rows of up to this many classes are worked on several at a time: six of them share the second cache.
+# Rows of up to this many classes are worked on several at a time, as many as share the second cache.
 PIPELINED = 32768
-# Of more classes, the row before is written and not the one before that: four rows instead of six in the second cache.
+# Of rows of more than so many classes the one before is written, not the one before that: four are there, not six.
 WAITING = 8192
-# Terms of up to so many classes are kept apart from results, where there are more of these than the second cache holds.
+# Terms of up to so many classes are kept apart from results, where there are more numbers than a second cache holds.
 APART, CLOSE = 1024, 2**17
 
 
@@ -32,16 +34,18 @@ class Keeping(NamedTuple):
     """Where terms are kept until they are written, and what is written is made of.
 
     `kept` and `source` are ``(terms, x, shift) -> rows``: `terms` are a few rows in turn, or those of the result, and
-    `shift` is what makes one of them the row itself. `apart` is ``(out, x, past) -> whether they are rows in turn``.
+    `shift` is what makes one of them the row itself. `apart` is ``(out, x, past) -> whether they are rows in turn``,
+    `room` is ``(like, rows, classes) -> the room of these``.
     """
 
     kept: Any
     source: Any
     apart: Any
+    room: Any
 
 
 @inlined
-def terms_at(terms, x, shift):
+def row_of_terms(terms, x, shift):
     return from_row(terms, shift)
 
 
@@ -74,22 +78,31 @@ def never_apart(out, x, past):
     return False
 
 
-TERMS, NO_TERMS = Keeping(terms_at, terms_at, keeps_apart), Keeping(no_terms, logits_at, never_apart)
+@inlined
+def no_room(like, rows, classes):
+    return None
+
+
+TERMS = Keeping(row_of_terms, row_of_terms, keeps_apart, heap)
+NO_TERMS = Keeping(no_terms, logits_at, never_apart, no_room)
 
 
 @by_type
-def terms_in(out, room, own):
-    """The rows that terms are kept in: a few in turn, or those of the result."""
+def rows_of_terms(out, room, own):
+    """The rows that terms are kept in: a few in turn, or those of the result; None without room."""
+    if isinstance(room, types.NoneType):
+        return lambda out, room, own: None
     if isinstance(out.dtype, HalfType):
-        return lambda out, room, own: room
-    return lambda out, room, own: room if own else out
+        return lambda out, room, own: rows_in(view(room))
+    return lambda out, room, own: rows_in(view(room)) if own else out
 
 
 @by_type
 def rows_go_past(out, x):
-    """Whether results go past the caches: on Zen 5, and where `out` is larger than any of them by half.
+    """Whether results go past the caches: with AVX-512, and where `out` is larger than any of them by half.
 
-    (A Zen 3, without AVX-512, gained nothing. Results of half types take so little of memory's time that they do not.)
+    (Measured on a Zen 5; a Zen 3, without AVX-512, gained nothing. Results of half types take too little of memory's
+    time.)
     """
     if not has_avx512() or isinstance(out.dtype, HalfType):
         return lambda out, x: False
@@ -124,23 +137,23 @@ def in_step(
         Where terms are kept.
     settle : ``(like, row, seen, top, shape, total, rest, count, extra) -> (more, target, entry)``
         What a row is written with, and an entry that is not written so.
-    result : ``(like, source, out, row, j, count, more) -> vectors``
+    result : ``(like, source, row, j, count, more) -> vectors``
         What is written, of some vectors abreast of the `source` of `keeping`.
-    finish : ``(out, row, target, entry) -> None``
+    finish : ``(out, row, target, entry, past) -> None``
     nothing : ``(like, extra) -> (more, target, entry)``
         Anything of the types that `settle` gives.
     """
     write = along(result)
     visits = three_visits(result, write)
-    kept_in, source_in, apart = keeping
+    kept_in, source_in, apart, room_for = keeping
 
     @inlined
     def run(x, out, first, last, scale, extra):
         like, n = lanes_of(x), x.shape[1]
         at_once, past = n > WAITING, rows_go_past(out, x)
         own, turns = apart(out, x, past), 2 if at_once else 3
-        room = heap(like, turns, n if own else 0)
-        terms = terms_in(out, rows_in(view(room)), own)
+        room = room_for(like, turns, n if own else 0)
+        terms = rows_of_terms(out, room, own)
         row = first
         ahead = next_row(x, out, row + 1, last, extra)
         top = row_top(like, x, row, 0, n)

@@ -104,7 +104,7 @@ def weighed(v, weights, j, count):
 
 
 @inlined
-def weighted_gradient_at(like, x, out, row, j, count, more):
+def weighted_gradient_at(like, x, row, j, count, more):
     """``a * p - smooth * w``."""
     terms, factor, weights, smooth = more
     e = terms_at(like, x, terms, row, j, count)
@@ -139,7 +139,7 @@ def write_gradient(like, x, out, row, start, stop, terms, factor, smooth, weight
 
 
 @inlined
-def zero_at(like, x, out, row, j, count, more):
+def zero_at(like, x, row, j, count, more):
     return full(like, 0.0)
 
 

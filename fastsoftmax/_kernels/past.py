@@ -3,7 +3,7 @@
 A store to a line that is in no cache reads it first: a third transfer beside the line that was read and the one that
 will be written. Whole lines can go past the caches instead, to memory at once. A result that is in a cache already,
 because it replaces what it is made of, or that whoever reads it would find there, is better stored as always
-(docs/performance.md has the measurements, all of one processor with one last cache).
+(docs/performance.md has the measurements, of two processors with one last cache each).
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def put_past(typingctx, array, index, value):
         place = _address(context, builder, args[0], array, args[1], index)
         one = _splat(builder, context.cast(builder, args[2], value, element), 1)
         raw = builder.bitcast(from_lanes(context, builder, one, array.dtype), ir.IntType(8 * item))
-        # No instruction, but LLVM cannot see through it to a floating number, which only AMD's processors store so.
+        # No instruction, but LLVM cannot see through it that this was a floating number: one of those it would store
+        # past the caches by an instruction that only AMD has, or not at all.
         raw = builder.asm(ir.FunctionType(raw.type, [raw.type]), "", "=r,0", [raw], side_effect=False)
         stored = builder.store(raw, builder.bitcast(place, raw.type.as_pointer()), align=item)
         stored.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba.core import types
 
 from fastsoftmax._machine import caches
 
@@ -13,9 +14,9 @@ from .simd import LINE, HalfType, is_single, strands, width
 from .views import ViewType, address, lanes_of, view
 
 # A tile of columns has up to so many numbers, as float32 half of the second cache, and so many columns: runs of some
-# lines are what memory likes. With few classes a tile is narrow, where the second cache is small has no more numbers
-# than the first one (21 classes on a Zen 5 with 1 MiB, 512 columns: 0.85 of the time with 256; on a Zen 3 with 512 KiB
-# as fast or slower; 1000 classes on the Zen 5, 128 columns: 0.77 to 0.84 of the time with 64).
+# lines are what memory likes. With few classes a tile is narrow, and where the second cache is small, it has no more
+# numbers than the first one (21 classes on a Zen 5 with 1 MiB, 512 columns: 0.85 of the time with 256; on a Zen 3 with
+# 512 KiB as fast or slower; 1000 classes on the Zen 5, 128 columns: 0.77 to 0.84 of the time with 64).
 ROOMY = caches()["l2"] >= 2**20
 TILE, TILE_COLUMNS = (131072, 1024) if ROOMY else (65536, 512)
 FEW_CLASSES, NARROW_TILE, NARROW_TILE_COLUMNS = (64, 16384, 512) if ROOMY else (64, 8192, 256)
@@ -79,11 +80,17 @@ def tiles_of(more):
     return lambda more: count
 
 
-@inlined
+@by_type
 def keep_alive(array):
-    """The use of an array that keeps it until here: a view keeps nothing alive."""
-    if array.size:
-        array[0, 0, 0] = 0.0
+    """The use of an array, if it is one, that keeps it until here: a view keeps nothing alive."""
+    if isinstance(array, types.NoneType):
+        return lambda array: None
+
+    def used(array):
+        if array.size:
+            array[0, 0, 0] = 0.0
+
+    return used
 
 
 # Classes that memory is asked for in advance.

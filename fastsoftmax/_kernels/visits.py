@@ -167,7 +167,7 @@ def sum_of_four(like, e):
 
 
 def step_of_four(result: Any) -> Any:
-    """Add four vectors of terms to the sum, and write ``result(like, source, out, row, j, count, more)`` elsewhere.
+    """Add four vectors of terms to the sum, and write ``result(like, source, row, j, count, more)`` elsewhere.
 
     What is written is of another row, and lies `first` classes farther on than what is summed. Terms stay in `kept`,
     results go to `out`; either may be None. In each step, or half of one, all loads come before any store: rows of
@@ -175,7 +175,8 @@ def step_of_four(result: Any) -> Any:
     same twelve bits.
 
     Without AVX-512 four vectors and what is made of them do not fit into the registers (docs/performance.md has the
-    counts), so the first halves of the four go before the second halves. Each lane's sum is the same.
+    counts), so the first halves of the four go before the second halves. Each lane's sum is the same. Nothing goes past
+    the caches there (`in_step.rows_go_past`), and `first` is 0.
 
     The terms of the maximum are left out of sums only where they may be: no sum of four with one is less than that
     term, and few others are as large.
@@ -184,7 +185,7 @@ def step_of_four(result: Any) -> Any:
     def all_abreast(
         like, x, kept, source, out, top, row, behind, j, first, count, shape, scale, more, total, tops, past
     ):
-        results = result(abreast(like, 4), source, out, behind, j + first, count, more)
+        results = result(abreast(like, 4), source, behind, j + first, count, more)
         v, e = visit(abreast(like, 4), x, kept, row, j, count, shape, scale)
         sums, equal = sum_of_four(like, e), 0
         if rarely(any_lane(sums >= shape.peak)):
@@ -205,10 +206,10 @@ def step_of_four(result: Any) -> Any:
             others, equal = others_of(load_apart(like, anew(x), row, j, step), top, e)
             sums = sum_of_four(like, others)
         results = (
-            result(like, source, out, behind, j, None, more),
-            result(like, source, out, behind, j + step, None, more),
-            result(like, source, out, behind, j + 2 * step, None, more),
-            result(like, source, out, behind, j + 3 * step, None, more),
+            result(like, source, behind, j, None, more),
+            result(like, source, behind, j + step, None, more),
+            result(like, source, behind, j + 2 * step, None, more),
+            result(like, source, behind, j + 3 * step, None, more),
         )
         keep_apart(kept, row, j, step, (part(e, 0, like), part(e, 1, like), part(e, 2, like), part(e, 3, like)))
         keep_apart(out, behind, j, step, results)
@@ -264,7 +265,7 @@ def write_four(like, out, row, j, vectors, count, past):
 
 
 @inlined
-def no_result(like, x, out, row, j, count, more):
+def no_result(like, x, row, j, count, more):
     return None
 
 
@@ -338,16 +339,16 @@ def nothing_before_lines(like, source, out, row, more, past):
 
 
 def before_lines(result: Any) -> Any:
-    """Write ``result(like, source, out, row, j, count, more)`` up to where a line begins, if it goes `past` the caches.
+    """Write ``result(like, source, row, j, count, more)`` up to where a line begins, if it goes `past` the caches.
 
-    How many classes that are.
+    Returns how many classes that are.
     """
 
     @inlined
     def begun(like, source, out, row, more, past):
         first = until_line(out, (row, 0)) if past else 0
         for j in range(0, first, width(like)):
-            store(out, (row, j), result(like, source, out, row, j, first - j, more), first - j)
+            store(out, (row, j), result(like, source, row, j, first - j, more), first - j)
         return first
 
     return begun
@@ -356,7 +357,7 @@ def before_lines(result: Any) -> Any:
 def three_visits(result: Any, write: Any) -> Any:
     """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `write` in step.
 
-    `write` writes ``result(like, source, out, row, j, count, more)``. Terms stay in `kept`, results go to `out`; either
+    `write` writes ``result(like, source, row, j, count, more)``. Terms stay in `kept`, results go to `out`; either
     may be None.
     """
     step, begun = step_of_four(result), nothing_before_lines if result is no_result else before_lines(result)

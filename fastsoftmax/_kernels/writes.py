@@ -31,7 +31,7 @@ def normal(like, low):
 
 
 def along(result: Any) -> Any:
-    """Store ``result(like, x, out, row, j, count, more)`` for a run of classes: four vectors abreast, then the rest."""
+    """Store ``result(like, x, row, j, count, more)`` for a run of classes: four vectors abreast, then the rest."""
 
     @inlined
     def run(like, x, out, row, start, stop, more):
@@ -39,19 +39,19 @@ def along(result: Any) -> Any:
         w = width(like)
         j = start
         while j + 4 * w <= stop:
-            store(out, (row, j), result(abreast(like, 4), x, out, row, j, None, more), None)
+            store(out, (row, j), result(abreast(like, 4), x, row, j, None, more), None)
             j += 4 * w
         if stop - j == 2 * w:
-            store(out, (row, j), result(abreast(like, 2), x, out, row, j, None, more), None)
+            store(out, (row, j), result(abreast(like, 2), x, row, j, None, more), None)
         elif stop - j > 3 * w:
-            store(out, (row, j), result(abreast(like, 4), x, out, row, j, stop - j, more), stop - j)
+            store(out, (row, j), result(abreast(like, 4), x, row, j, stop - j, more), stop - j)
         elif stop - j > 2 * w:
-            store(out, (row, j), result(abreast(like, 2), x, out, row, j, None, more), None)
-            store(out, (row, j + 2 * w), result(like, x, out, row, j + 2 * w, stop - j - 2 * w, more), stop - j - 2 * w)
+            store(out, (row, j), result(abreast(like, 2), x, row, j, None, more), None)
+            store(out, (row, j + 2 * w), result(like, x, row, j + 2 * w, stop - j - 2 * w, more), stop - j - 2 * w)
         elif stop - j > w:
-            store(out, (row, j), result(abreast(like, 2), x, out, row, j, stop - j, more), stop - j)
+            store(out, (row, j), result(abreast(like, 2), x, row, j, stop - j, more), stop - j)
         elif stop > j:
-            store(out, (row, j), result(like, x, out, row, j, stop - j, more), stop - j)
+            store(out, (row, j), result(like, x, row, j, stop - j, more), stop - j)
 
     return run
 
@@ -103,14 +103,14 @@ def terms_at(like, x, terms, row, j, count):
 
 
 @inlined
-def probability_at(like, x, out, row, j, count, more):
+def probability_at(like, x, row, j, count, more):
     """Terms as probabilities or, with three numbers of a factor, as gradients ``a * p + b``."""
     terms, factor = more
     return probability(like, terms_at(like, x, terms, row, j, count), factor)
 
 
 @inlined
-def probability_of_kept(like, kept, out, row, j, count, factor):
+def probability_of_kept(like, kept, row, j, count, factor):
     """The same from rows of terms."""
     return probability(like, load(like, kept, (row, j), count, 0.0), factor)
 
@@ -133,7 +133,7 @@ def minus(rest, tail):
 
 
 @inlined
-def log_softmax_at(like, x, out, row, j, count, more):
+def log_softmax_at(like, x, row, j, count, more):
     """The log-probabilities, from x."""
     top, log, scale = more
     v = load(like, x, (row, j), count, 0.0)
