@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -155,15 +156,22 @@ def test_a_peer_that_disagrees_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
         grid.measure(Case("softmax", (5, 7), threads=1), INSTANT)
 
 
-def test_a_peer_without_a_result_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As PyTorch's mean loss of 262144 rows of float16, whose number is infinite there."""
+@pytest.mark.parametrize("factor", [math.nan, math.inf, 0.0])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_peer_whose_arithmetic_ends_is_left_out(monkeypatch: pytest.MonkeyPatch, dtype: str, factor: float) -> None:
+    """As PyTorch's mean loss of 262144 rows of float16, whose number is infinite there; elsewhere it is a fault."""
 
-    def overflowing(case: Case, data: Data) -> Any:
+    def beyond(case: Case, data: Data) -> Any:
         (contender,) = ALL[OURS](case, data)
-        yield type(contender)(contender.call, lambda: (contender.results()[0] * float("nan"),))
+        yield type(contender)(contender.call, lambda: (contender.results()[0] * factor,))
 
-    monkeypatch.setitem(ALL, NUMPY, overflowing)
-    measured = grid.measure(Case("softmax", (5, 7), threads=1), INSTANT)
+    monkeypatch.setitem(ALL, NUMPY, beyond)
+    case = Case("softmax", (5, 7), dtype=dtype, threads=1)
+    if dtype == "float32":
+        with pytest.raises(AssertionError, match="NumPy"):
+            grid.measure(case, INSTANT)
+        return
+    measured = grid.measure(case, INSTANT)
     assert OURS in measured
     assert NUMPY not in measured
 
