@@ -12,16 +12,11 @@ import pytest
 from reference import BFLOAT16
 
 from fastsoftmax._kernels import memory, simd
-from fastsoftmax._kernels.elementary import (
-    exp_near,
-    exp_pair,
-    log1p_pair,
-    log_pair,
-    nearest_exponent,
-)
+from fastsoftmax._kernels.elementary import DOUBLE, SINGLE, exp_pair, log1p_pair, log_pair
 from fastsoftmax._kernels.jit import DTYPES, inlined
 from fastsoftmax._kernels.loops import KERNELS
 from fastsoftmax._kernels.memory import load, store
+from fastsoftmax._kernels.online import FAR, frame, term
 from fastsoftmax._kernels.simd import doubles
 from fastsoftmax._kernels.views import lanes_of, view
 
@@ -83,32 +78,40 @@ def test_every_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_exp_near(dtype: str) -> None:
-    """``(1 + t) * 2**k`` within an ulp of exp, at any offset."""
+def test_terms(dtype: str) -> None:
+    """A term is exp within an ulp at any offset, and below the floor exactly 0."""
 
-    def split(x: Any, t_out: Any, k_out: Any) -> None:
+    def split(x: Any, tops: Any, out: Any, exponents: Any) -> None:
         source = view(x)
-        v = load(lanes_of(source), source, (0,), None, 0.0)
-        k, _ = nearest_exponent(v)
-        store(view(t_out), (0,), exp_near(v, None, k), None)
-        store(view(k_out), (0,), k, None)
+        like = lanes_of(source)
+        shape = frame(load(like, view(tops), (0,), None, 0.0), None)
+        store(view(out), (0,), term(load(like, source, (0,), None, 0.0), shape, None), None)
+        store(view(exponents), (0,), shape.k, None)
 
-    code = compiled(split, dtype, dtype, dtype)
+    code = compiled(split, dtype, dtype, dtype, dtype)
     lanes = 16 if dtype == "float32" else 8
+    constants = SINGLE if dtype == "float32" else DOUBLE
     rng = np.random.default_rng(0)
-    worst = 0.0
+    worst, zeros = 0.0, 0
     with mpmath.workdps(40):
-        for scale in (0.3, 3, 80, 30000, 2**20):
-            for _ in range(20):
-                x = rng.normal(0, scale, lanes).astype(dtype)
-                t, k = np.empty_like(x), np.empty_like(x)
-                code(x, t, k)
-                for xi, ti, ki in zip(x, t, k, strict=True):
-                    exact = mpmath.exp(mpmath.mpf(float(xi)) - int(ki) * mpmath.log(2))
-                    e = np.dtype(dtype).type(1) + ti
-                    error = abs(mpmath.mpf(float(e)) - exact) / float(np.spacing(e))
-                    worst = max(worst, float(error))
-    assert 0.3 < worst < 1.0
+        for scale in (0.3, 3, 80, 30000, 2**17):
+            for _ in range(40):
+                tops = rng.normal(0, scale, lanes).astype(dtype)
+                x = (tops - rng.exponential(constants.headroom / 2, lanes)).astype(dtype)
+                out, k = np.empty_like(x), np.empty_like(x)
+                code(x, tops, out, k)
+                shift = np.where(np.abs(tops) < FAR, 0, tops)
+                for xi, ei, ki, si in zip(x, out, k, shift, strict=True):
+                    exact = mpmath.exp(mpmath.mpf(float(xi)) - float(si) - int(ki) * mpmath.log(2))
+                    exact *= mpmath.mpf(2) ** constants.headroom * constants.unit
+                    if exact < 0.9 * np.finfo(dtype).tiny:
+                        zeros += 1
+                        assert ei == 0.0
+                    elif exact > 2 * np.finfo(dtype).tiny:
+                        error = abs(mpmath.mpf(float(ei)) - exact) / float(np.spacing(ei))
+                        worst = max(worst, float(error))
+    assert zeros > 10
+    assert 0.3 < worst < (0.6 if dtype == "float32" else 1.0)
 
 
 def test_pairs_of_float64() -> None:

@@ -48,6 +48,20 @@ def extrema(error, low, high, count, grid=600):
     return [p for p, _ in best]
 
 
+def unit(steps):
+    """The float32 number u in [1, 2**(1/steps)) whose ``u * 2**(j/steps)`` are nearest to float32 numbers, times 2**23.
+
+    And how many ulp of a number next to 2 the worst of them is off.
+    """
+    tries = np.arange(2**23, int(2**23 * 2 ** (1 / steps)) + 1).astype(np.longdouble)
+    worst = np.zeros(len(tries))
+    for j in range(1, steps):
+        powers = tries * np.longdouble(2) ** (np.longdouble(j) / steps)
+        worst = np.maximum(worst, np.abs(np.rint(powers) - powers) / powers * 2**23)
+    best = np.argmin(worst)
+    return int(tries[best]), float(worst[best]) * 2
+
+
 def show(title, coefficients, error, dtype):
     """Print one fit."""
     print(f"\n{title}: largest error {mp.nstr(error, 3)}")
@@ -57,7 +71,7 @@ def show(title, coefficients, error, dtype):
 
 def main():
     """Print all fits."""
-    half = mp.log(2) / 2 * mp.mpf("1.0001")
+    ln2 = mp.log(2) * mp.mpf("1.0001")
 
     def tail(r):
         return (mp.exp(r) - 1 - r) / r**2 if abs(r) > mp.mpf(10) ** -15 else mp.mpf(1) / 2 + r / 6
@@ -65,12 +79,14 @@ def main():
     def relative(r):
         return max(r**2, mp.mpf(10) ** -12) / mp.exp(r)
 
-    for dtype, terms in ((np.float32, 5), (np.float64, 10)):
+    for dtype, steps, terms in ((np.float32, 8, 3), (np.float64, 1, 10)):
+        half = ln2 / (2 * steps)
         show(
-            f"(exp(r)-1-r)/r**2, {dtype.__name__}",
+            f"(exp(r)-1-r)/r**2, {dtype.__name__} in {steps} steps",
             *remez(tail, relative, -half, half, terms),
             dtype,
         )
+    print("\nunit of float32: {}/2**23, its powers within {:.3f} ulp".format(*unit(8)))
 
     edge = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * mp.mpf("1.0001")
 

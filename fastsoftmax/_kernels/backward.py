@@ -17,7 +17,7 @@ from .memory import load, store
 from .online import across, add, empty_sum, frame, join, term, whole
 from .past import fence, goes_past, store_past, until_line, whole_lines
 from .shuffles import abreast, part
-from .simd import full, narrow, strands, width
+from .simd import fma, full, narrow, strands, width
 from .state import shrink_of
 from .views import lanes_of, terms_in
 from .visits import ask_for, is_far, sum_of_four
@@ -43,9 +43,9 @@ def softmax_gradient(g, y, total):
 
 @inlined
 def log_softmax_gradient(g, y, total):
-    """``g - exp(y) * sum(g)``; the term of exp carries its headroom until the product."""
-    e = term(y, frame(full(y, 0.0), None), None)
-    return g - e * (total * shrink_of(y))
+    """``g - exp(y) * sum(g)``; exp(0) is exactly 1."""
+    p = term(y, frame(full(y, 0.0), None), None) * (0.0 - shrink_of(y))
+    return fma(p, total, g)
 
 
 @inlined

@@ -3,9 +3,13 @@
 libm differs between systems, so its results are not the same bits everywhere, and a scalar call in a loop
 costs ten times a vector's. The coefficients come from ``tools/coefficients.py``.
 
-exp is left in two parts (Dukhan & Ablavatski, arXiv:2001.04438): ``exp(v) = e * 2**k`` with `e` in
-[0.7, 1.42]. Cody and Waite's reduction works on `v` itself, not on ``v - max``, whose rounding alone
-costs 20 ulp at a distance of 20; the maximum enters later, as an exact power of two.
+exp is left in two parts (Dukhan & Ablavatski, arXiv:2001.04438): ``exp(v) = (1 + t) * 2**k`` with a small `t`. Cody
+and Waite's reduction works on `v` itself, not on ``v - max``, whose rounding alone costs 20 ulp at a distance of 20;
+the maximum enters later, as an exact power of two.
+
+float32 takes k in eighths, whose powers come from a table in a register (Tang, ACM TOMS 15(2), 1989): two coefficients
+less are enough. As what multiplies all terms of a row alike is of no account, the powers are multiplied by a number
+that makes all eight of them nearly float32 (as Gal & Bachelis, ACM TOMS 17(1), 1991, choose their points).
 """
 
 from __future__ import annotations
@@ -17,46 +21,46 @@ import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
+from .shuffles import one_of_eight
 from .simd import bits, fma, from_bits, full, is_single, polynomial, select
 
 
 class Exponential(NamedTuple):
     """The constants of exp in one floating type."""
 
-    log2e: Any
-    ln2: Any  # the leading part of ln 2; with an fma, v - k*ln2 is exact
+    steps: int  # k counts so many parts of a power of two
+    log2e: Any  # steps / ln 2
+    ln2: Any  # the leading part of ln 2 / steps; with an fma, v - k*ln2 is exact
     ln2_rest: Any
     magic: Any  # adding it leaves round-to-nearest in the lowest bits
     mantissa: int  # bits of it
     bias: int  # of the exponent
-    headroom: int  # terms are kept times 2**headroom, so that none that counts is subnormal
+    headroom: int  # terms are kept times 2**headroom, so that none that counts is subnormal,
+    unit: float  # and times this, which makes the powers of the steps nearly floating numbers
     coefficients: tuple[Any, ...]  # (exp(r) - 1 - r)/r**2
 
 
+_STEPS = 8
+# Times this, 2**(j/8) is within 0.08 ulp of a float32 for each j (`tools/coefficients.py`).
+_UNIT = 9124414 / 2**23
 # ln 2 to 106 bits as two doubles; the second is below half an ulp of the first.
 _LN2, _LN2_REST = math.log(2.0), 2.3190468138462996e-17
 _LN2_SINGLE = np.float32(_LN2)
 
 SINGLE = Exponential(
-    log2e=np.float32(1 / _LN2),
-    ln2=_LN2_SINGLE,
-    ln2_rest=np.float32(_LN2 - float(_LN2_SINGLE)),
+    steps=_STEPS,
+    log2e=np.float32(_STEPS / _LN2),
+    ln2=np.float32(_LN2_SINGLE / _STEPS),
+    ln2_rest=np.float32((_LN2 - float(_LN2_SINGLE)) / _STEPS),
     magic=np.float32(1.5 * 2**23),
     mantissa=23,
     bias=127,
     headroom=64,
-    coefficients=tuple(
-        np.float32(c)
-        for c in (
-            0.4999999403953552,
-            0.1666652113199234,
-            0.04166838899254799,
-            0.008368716575205326,
-            0.0013814594130963087,
-        )
-    ),
+    unit=_UNIT,
+    coefficients=tuple(np.float32(c) for c in (0.5, 0.1666802614927292, 0.041660431772470474)),
 )
 DOUBLE = Exponential(
+    steps=1,
     log2e=1 / _LN2,
     ln2=_LN2,
     ln2_rest=_LN2_REST,
@@ -64,6 +68,7 @@ DOUBLE = Exponential(
     mantissa=52,
     bias=1023,
     headroom=512,
+    unit=1.0,
     coefficients=tuple(
         float.fromhex(c)
         for c in (
@@ -87,22 +92,24 @@ def constants_of(kind: types.Type) -> Exponential:
     return SINGLE if is_single(kind) else DOUBLE
 
 
+# The bits of ``unit * 2**(j/8)`` without those of 1, and without j, which a shifted k holds where the mantissa begins.
+_EIGHTHS = tuple(
+    int(np.float32(_UNIT * 2.0 ** (j / _STEPS)).view(np.int32)) - (8 * SINGLE.bias + j << SINGLE.mantissa - 3)
+    for j in range(_STEPS)
+)
+
+
 @by_type
 def nearest_exponent(v):
-    """``k = round(v / ln 2)``, and k as an integer that stands where an exponent does; for ``|v|`` below 2**21."""
+    """``round(v / ln 2)``; for ``|v|`` below 2**21."""
     c = constants_of(v)
-    log2e, magic, mantissa = c.log2e, c.magic, c.mantissa
-
-    def nearest(v):
-        shifted = fma(v, log2e, magic)
-        return shifted - magic, bits(shifted) << mantissa
-
-    return nearest
+    log2e, magic = c.log2e / c.steps, c.magic
+    return lambda v: fma(v, log2e, magic) - magic
 
 
 @by_type
 def nearest_power(v, magic):
-    """``k = round(v / ln 2)``, and the power of two whose exponent field is k and what `magic` holds besides.
+    """``k = round(steps * v / ln 2)``, and the unit times the power of two of k and of what `magic` holds besides.
 
     Whatever whole number is added to 1.5 * 2**mantissa comes out in the lowest bits, and moves to where an exponent
     stands without another addition.
@@ -110,16 +117,23 @@ def nearest_power(v, magic):
     c = constants_of(v)
     log2e, mantissa = c.log2e, c.mantissa
 
-    def nearest(v, magic):
+    def whole(v, magic):
         shifted = fma(v, log2e, magic)
         return shifted - magic, from_bits(bits(shifted) << mantissa)
 
-    return nearest
+    def eighths(v, magic):
+        shifted = fma(v, log2e, magic)
+        return shifted - magic, from_bits((bits(shifted) << mantissa - 3) + one_of_eight(_EIGHTHS, bits(shifted)))
+
+    return eighths if is_single(v) else whole
 
 
 @by_type
 def exp_near(v, tail, k):
-    """``exp(v + tail) * 2**-k - 1`` for the `k` of `nearest_exponent`; `tail` is what `v` lost to rounding, or None."""
+    """``exp(v + tail) * 2**(-k/steps) - 1`` for the `k` of `nearest_power`.
+
+    `tail` is what `v` lost to rounding, or None.
+    """
     c = constants_of(v)
     ln2, ln2_rest, curve = -c.ln2, -c.ln2_rest, c.coefficients
 
@@ -150,10 +164,17 @@ def power_of_two(k):
 
 
 @inlined
+def nearest_whole(v):
+    """``k = round(v / ln 2)`` in float64, and k as an integer that stands where an exponent does."""
+    shifted = fma(v, DOUBLE.log2e, DOUBLE.magic)
+    return shifted - DOUBLE.magic, bits(shifted) << DOUBLE.mantissa
+
+
+@inlined
 def exp_pair(v, tail):
     """``exp(v + tail)`` for ``v <= 0`` in float64, as a leading part and its rest; 0 far below -745."""
     v = select(v < -760.0, full(v, -760.0), v)
-    k, exponent = nearest_exponent(v)
+    k, exponent = nearest_whole(v)
     t = exp_near(v, tail, k)
     e = t + 1.0
     # Two factors, for 2**-1097 is no number.
@@ -167,7 +188,7 @@ def exp_pair(v, tail):
 def exp_normal(v):
     """``exp(v)`` for ``v <= 0`` in float64; 1e-304 and no less."""
     v = select(v < -700.0, full(v, -700.0), v)
-    k, exponent = nearest_exponent(v)
+    k, exponent = nearest_whole(v)
     return (exp_near(v, None, k) + 1.0) * from_bits(bits(full(v, 1.0)) + exponent)
 
 
@@ -175,7 +196,7 @@ def exp_normal(v):
 def exp_and_rest(v):
     """``exp(v)`` and ``1 - exp(v)`` for ``v <= 0`` in float64, both with all digits."""
     e, rest = exp_pair(v, None)
-    k, _ = nearest_exponent(select(v < -1.0, full(v, -1.0), v))
+    k = nearest_exponent(select(v < -1.0, full(v, -1.0), v))
     return e, select(k == 0.0, 0.0 - exp_near(v, None, k), (1.0 - e) - rest)
 
 

@@ -34,8 +34,8 @@ from .shuffles import lane, part, rotate
 from .simd import doubles, fma, full, is_single, select, strands, wide
 
 # From here on m itself is taken out of x: x - m is then exact for every x whose term counts (Sterbenz), while
-# the whole number nearest x / ln 2 would soon have no place left in the mantissa.
-FAR = 2.0**20
+# the whole number nearest 8 * x / ln 2 would soon have no place left in the mantissa.
+FAR = 2.0**18
 LN2 = 0.6931471805599453
 
 
@@ -66,26 +66,26 @@ def scaled(v, scale):
 
 
 @by_type
-def zero_exponent(like):
-    """The exponent, relative to that of the maximum, at which a term's factor has no bit left and is 0."""
+def least_exponent(like):
+    """The exponent, relative to that of the maximum, below which a term would be subnormal, and is 0."""
     c = constants_of(like)
-    least = -float(c.bias + c.headroom)
+    least = 1.0 - float(c.bias + c.headroom)
     return lambda like: least
-
-
-@by_type
-def two_to_headroom(like):
-    """``2**headroom``."""
-    power = 2.0 ** constants_of(like).headroom
-    return lambda like: power
 
 
 @by_type
 def rounding_constant(like):
     """The `magic` of `elementary`, with what an exponent field needs besides its exponent."""
     c = constants_of(like)
-    magic = float(c.magic) + c.bias + c.headroom
+    magic = float(c.magic) + (c.bias + c.headroom) * c.steps
     return lambda like: magic
+
+
+@by_type
+def in_steps(k):
+    """A whole exponent in the steps of `elementary`."""
+    steps = float(constants_of(k).steps)
+    return lambda k: k * steps
 
 
 @by_type
@@ -97,10 +97,10 @@ def unscaled(z, scale):
 
 
 class Frame(NamedTuple):
-    """What turns x into terms: a term is ``exp((x - shift) * scale) * 2**(headroom - k)``.
+    """What turns x into terms: a term is ``unit * exp((x - shift) * scale) * 2**(headroom - k)``.
 
-    Adding `magic` rounds to a whole number and leaves the exponent of the term where that of a floating number is.
-    At the `floor`, the middle of the interval that rounds to the exponent of no bits, a term is exactly 0.
+    Adding `magic` rounds to a whole number of steps and leaves the exponent of the term in a place from where it moves
+    to that of a floating number. Below the `floor` a term is exactly 0.
     """
 
     shift: Any
@@ -118,17 +118,18 @@ def frame(top, scale):
     size = select(z < 0.0, 0.0 - z, z)
     shift = select(size < FAR, full(top, 0.0), top)
     z, tail = scaled(top - shift, scale)
-    k, _ = nearest_exponent(z)
-    floor = unscaled((k + zero_exponent(top)) * LN2, scale)
-    t = exp_near(z, tail, k)
-    one = two_to_headroom(top)
+    k = nearest_exponent(z)
+    magic = full(top, rounding_constant(top)) - in_steps(k)
+    step, power = nearest_power(z, magic)
+    t = exp_near(z, tail, step)
+    peak = fma(t, power, power)
     return Frame(
         shift=shift,
-        floor=floor,
-        magic=full(top, rounding_constant(top)) - k,
+        floor=unscaled((k + least_exponent(top)) * LN2, scale),
+        magic=magic,
         k=k,
-        peak=fma(t, one, one),
-        lost=(t - ((t + 1.0) - 1.0)) * one,
+        peak=peak,
+        lost=fma(t, power, power - peak),
     )
 
 
@@ -153,11 +154,11 @@ def from_shift(x, shift):
 
 @inlined
 def term(x, frame, scale):
-    """The lanes of x as terms; exactly 0 from the floor down, so that -inf and absent lanes leave no trace."""
+    """The lanes of x as terms; exactly 0 below the floor, so that -inf and absent lanes leave no trace."""
     v = from_shift(x, frame.shift)
-    z, tail = scaled(select(v < frame.floor, frame.floor, v), scale)
+    z, tail = scaled(v, scale)
     k, power = nearest_power(z, frame.magic)
-    return fma(exp_near(z, tail, k), power, power)
+    return select(v < frame.floor, full(x, 0.0), fma(exp_near(z, tail, k), power, power))
 
 
 @inlined

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
-from .simd import MaskType, VectorType, _call, _of
+from .simd import _I32, MaskType, VectorType, _call, _of, _splat
+from .target import has_avx2, has_avx512
 
 
 def _lanes(builder: ir.IRBuilder, v: ir.Value, lanes: list[int]) -> ir.Value:
     """A vector of some of the lanes of another."""
     return builder.shuffle_vector(v, v, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+def _joined(builder: ir.IRBuilder, pieces: list[ir.Value]) -> ir.Value:
+    """Vectors one after the other as one."""
+    while len(pieces) > 1:
+        lanes = list(range(2 * pieces[0].type.count))
+        word = ir.Constant(ir.VectorType(_I32, len(lanes)), lanes)
+        pieces = [builder.shuffle_vector(a, b, word) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
+    return pieces[0]
 
 
 @intrinsic(prefer_literal=True)
@@ -138,6 +148,40 @@ def rotate(typingctx, v, by):
         return _lanes(builder, args[0], [i ^ by.literal_value for i in range(v.lanes)])
 
     return signature(v, v, by), codegen
+
+
+# What looks a number up in a register, by the numbers that it takes at once. Neither sees more bits of a place than
+# there are numbers.
+_PERMUTES = {16: "llvm.x86.avx512.permvar.si.512", 8: "llvm.x86.avx2.permd"}
+
+
+@intrinsic(prefer_literal=True)
+def one_of_eight(typingctx, table, v):
+    """In each lane of 32 bits, the one of eight numbers whose place its three lowest bits say."""
+    if not isinstance(table, types.UniTuple) or table.count != 8 or v != _of(types.int32, v):
+        return None
+
+    def codegen(context, builder, sig, args):
+        numbers = [context.cast(builder, n, table.dtype, types.int32) for n in cgutils.unpack_tuple(builder, args[0])]
+        at_once = 16 if has_avx512() and v.lanes >= 16 else 8
+        if not has_avx2() or v.lanes < at_once:
+            return _chosen(builder, numbers, args[1])
+        row = ir.Constant(ir.VectorType(_I32, at_once), ir.Undefined)
+        for i in range(at_once):
+            row = builder.insert_element(row, numbers[i % 8], _I32(i))
+        pieces = [_lanes(builder, args[1], list(range(i, i + at_once))) for i in range(0, v.lanes, at_once)]
+        return _joined(builder, [_call(builder, _PERMUTES[at_once], row.type, [row, piece]) for piece in pieces])
+
+    return v(table, v), codegen
+
+
+def _chosen(builder: ir.IRBuilder, numbers: list[ir.Value], v: ir.Value) -> ir.Value:
+    """The same where no instruction does it: halves of what is left, by one bit after the other."""
+    choices = [_splat(builder, number, v.type.count) for number in numbers]
+    for bit in (1, 2, 4):
+        is_set = builder.icmp_signed("!=", builder.and_(v, ir.Constant(v.type, [bit] * v.type.count)), v.type(None))
+        choices = [builder.select(is_set, b, a) for a, b in zip(choices[::2], choices[1::2], strict=True)]
+    return choices[0]
 
 
 @intrinsic(prefer_literal=True)

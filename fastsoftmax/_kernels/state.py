@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba.core import types
 
-from .elementary import constants_of, exp_near, exp_pair, log1p, log1p_pair, power_of_two, two_sum
+from .elementary import Exponential, constants_of, exp_near, exp_pair, log1p, log1p_pair, power_of_two, two_sum
 from .jit import by_type, inlined
 from .online import scaled
 from .simd import bits, fma, full, is_single, select
@@ -77,6 +77,11 @@ def top_term(z, tail, k):
     return e, t - (e - 1.0)
 
 
+def one_by_unit(c: Exponential) -> float:
+    """What terms are to be multiplied by to be what they stand for: ``2**-headroom / unit``."""
+    return 2.0**-c.headroom / c.unit
+
+
 @by_type
 def others(like, count, total, rest, z, tail, k):
     """The sum of ``exp(x - m)`` over all terms of a row but one that is the maximum m, as a pair.
@@ -84,7 +89,7 @@ def others(like, count, total, rest, z, tail, k):
     `count` terms equal the maximum, the sum of the others is ``total + rest``, `z`, `tail` and `k` are those of the
     maximum. Terms that are float32 themselves are worth no pair.
     """
-    shrink = 2.0 ** -constants_of(like).headroom
+    shrink = one_by_unit(constants_of(like))
     if is_single(like):
         return lambda like, count, total, rest, z, tail, k: (
             fma(total * shrink, 1.0 / top_term(z, tail, k)[0], count - 1.0),
@@ -104,8 +109,8 @@ def others(like, count, total, rest, z, tail, k):
 
 @by_type
 def shrink_of(like):
-    """``2**-headroom`` in float64."""
-    factor = 2.0 ** -constants_of(like).headroom
+    """The same for the type of `like`, in float64."""
+    factor = one_by_unit(constants_of(like))
     return lambda like: factor
 
 

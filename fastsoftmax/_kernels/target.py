@@ -8,7 +8,16 @@ from numba.core.registry import cpu_target
 
 
 @functools.cache
+def _features() -> frozenset[str]:
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return frozenset(features.split(","))
+
+
 def has_avx512() -> bool:
     """32 registers of 64 bytes, and masks in registers of their own."""
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return "+avx512f" in features.split(",")
+    return "+avx512f" in _features()
+
+
+def has_avx2() -> bool:
+    """16 registers of 32 bytes."""
+    return "+avx2" in _features()

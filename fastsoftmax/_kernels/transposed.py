@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 from .half import from_lanes, to_lanes
 from .jit import by_type, inlined
 from .memory import _address, load, prefetch_at, store
-from .shuffles import _lanes
+from .shuffles import _joined, _lanes
 from .simd import _I32, COMPUTED_IN, LINE, _llvm, width
 from .tails import first_lanes, load_first, store_first
 from .views import ViewType, from_row, lanes_of, with_classes
@@ -112,15 +112,6 @@ def _transpose(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
                 rows[i] = builder.shuffle_vector(a, b, ir.Constant(word, upper))
                 rows[i + by] = builder.shuffle_vector(a, b, ir.Constant(word, lower))
     return rows
-
-
-def _joined(builder: ir.IRBuilder, pieces: list[ir.Value]) -> ir.Value:
-    """Vectors one after the other as one."""
-    while len(pieces) > 1:
-        lanes = list(range(2 * pieces[0].type.count))
-        word = ir.Constant(ir.VectorType(_I32, len(lanes)), lanes)
-        pieces = [builder.shuffle_vector(a, b, word) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
-    return pieces[0]
 
 
 def _by_pieces(builder: ir.IRBuilder, lanes: int, columns: ir.Value, do: Any) -> None:
