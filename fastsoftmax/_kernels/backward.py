@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from .columns import column_fold, fold_terms, load_sum, store_sum
 from .jit import by_type, inlined, piece
 from .lengths import BLOCK, KEPT, SHORT_ROW
-from .memory import load, store
+from .memory import ask_for, is_far, load, store
 from .online import across, add, empty_sum, frame, join, term, whole
 from .past import fence, goes_past, item_bytes, store_past, until_line, whole_lines
 from .shuffles import abreast, part
 from .simd import fma, full, narrow, strands, width
 from .state import shrink_of
 from .views import lanes_of, terms_in
-from .visits import ask_for, is_far, sum_of_four
+from .visits import sum_of_four
 
 
 @inlined

@@ -12,11 +12,11 @@ import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
-from .memory import load, prefetch, store
+from .memory import ask_for, is_far, load, store
 from .online import Frame, across, add, bigger, empty_sum, term
 from .past import store_past, until_line
 from .shuffles import abreast, any_lane, first_half, lane, lanes_true, part, rarely, repeated, rotate, side_by_side
-from .simd import full, select, width
+from .simd import HalfType, full, select, width
 from .target import has_avx512
 from .views import anew
 
@@ -35,28 +35,6 @@ def largest(v):
     v = bigger(rotate(v, 4), v)
     v = bigger(rotate(v, 2), v)
     return bigger(rotate(v, 1), v)
-
-
-# Vectors that memory is asked for in advance: what prefetchers of processors do by themselves ends at each page. A page
-# is enough on a Zen 5, where 24 took 1.2 to 1.4 of the time for rows of 1024 and 2048.
-AHEAD = 64
-# Of arrays of up to so many elements lines come in time by themselves, from some cache (Zen 3, float32: 256x1000 and
-# 8x32000 without asking 0.87 to 1.0 of the time, 16384x1024 1.17).
-IN_CACHE = 2**20
-
-
-@inlined
-def is_far(x):
-    """Whether an array is so large that its rows come from memory."""
-    return x.shape[0] * x.shape[1] > IN_CACHE
-
-
-@inlined
-def ask_for(like, array, row, j, to_write):
-    """Ask for the four vectors that are `AHEAD` of ``array[row, j]``, unless that is None."""
-    w = width(like)
-    for k in range(AHEAD, AHEAD + 4):
-        prefetch(array, (row, j + k * w), to_write)
 
 
 @inlined
@@ -179,7 +157,7 @@ def step_of_four(result: Any) -> Any:
 
     Without AVX-512 four vectors and what is made of them do not fit into the registers (docs/performance.md has the
     counts), so the first halves of the four go before the second halves. Each lane's sum is the same. Nothing goes past
-    the caches there (`in_step.rows_go_past`), and `first` is 0.
+    the caches or by whole lines there, and `first` is 0.
 
     The terms of the maximum are left out of sums only where they may be. Logits say so before their terms are known,
     and a branch that was not foreseen costs less the sooner it is; without AVX-512 the sums do, for no sum of four with
@@ -338,19 +316,29 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
 
 
 @inlined
-def nothing_before_lines(like, source, out, row, more, past):
+def nothing_before_lines(like, source, out, row, more, lined):
     return 0
 
 
+@by_type
+def are_kept(kept, out):
+    """Whether terms are kept, and results are of their type: with AVX-512, whole lines of them go faster in cache.
+
+    (Zen 5: 0.95 to 1.0 of the time. What is made of logits, which begin elsewhere in a line, gained nothing.)
+    """
+    known = has_avx512() and not isinstance(kept, types.NoneType) and not isinstance(out.dtype, HalfType)
+    return lambda kept, out: known
+
+
 def before_lines(result: Any) -> Any:
-    """Write ``result(like, source, row, j, count, more)`` up to where a line begins, if it goes `past` the caches.
+    """Write ``result(like, source, row, j, count, more)`` up to where a line begins, if it goes by whole lines.
 
     Returns how many classes that are.
     """
 
     @inlined
-    def begun(like, source, out, row, more, past):
-        first = until_line(out, (row, 0)) if past else 0
+    def begun(like, source, out, row, more, lined):
+        first = until_line(out, (row, 0)) if lined else 0
         for j in range(0, first, width(like)):
             store(out, (row, j), result(like, source, row, j, first - j, more), first - j)
         return first
@@ -371,7 +359,7 @@ def three_visits(result: Any, write: Any) -> Any:
         w, n = width(like), x.shape[1]
         total, tops, far = empty_sum(like), 0, is_far(x)
         a = full(like, -np.inf)
-        first = begun(like, source, out, behind, more, past)
+        first = begun(like, source, out, behind, more, past or (are_kept(kept, out) and not far))
         j = 0
         while j + 4 * w + first <= n:
             if far:
