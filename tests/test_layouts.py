@@ -89,6 +89,32 @@ def test_nothing_is_written_around_out(name: str, region: str, dtype: Any, gap: 
     assert guarded.surroundings_untouched()
 
 
+@pytest.mark.parametrize("name", ["softmax", "softmax_backward", "log_softmax_backward", "cross_entropy_with_grad"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("classes", [1, 2, 7, 8, 9, 14, 15, 16, 17, 33, 65, 80, 129, 511, 512, 513, 1000])
+def test_rows_from_every_place_in_a_line(name: str, dtype: Any, classes: int, rng: np.random.Generator) -> None:
+    """Whole lines may be written apart from the ends of a row: the bits are those of the row alone."""
+    x, y = rng.normal(0, 3, (2, 7, classes)).astype(dtype)
+    target = rng.integers(0, classes, len(x))
+
+    def written(rows: slice, out: np.ndarray) -> np.ndarray:
+        if name == "softmax":
+            fastsoftmax.softmax(x[rows], axis=1, out=out)
+        elif name == "cross_entropy_with_grad":
+            fastsoftmax.cross_entropy_with_grad(x[rows], target[rows], axis=1, reduction="sum", out=out)
+        else:
+            getattr(fastsoftmax, name)(x[rows], y[rows], axis=1, out=out)
+        return out
+
+    alone = np.concatenate([written(slice(i, i + 1), np.empty((1, classes), dtype)) for i in range(len(x))])
+    for place in range(64 // x.itemsize):
+        room = np.full(x.size + 128, 7, dtype)
+        out = written(slice(None), room[place : place + x.size].reshape(x.shape))
+        np.testing.assert_array_equal(out, alone)
+        assert (room[:place] == 7).all()
+        assert (room[place + x.size :] == 7).all()
+
+
 def right_or_refused(call: Callable[[], Any], out: Array, expected: Array, memory: Array) -> None:
     """Overlap is handled, or refused with nothing written: never a wrong number."""
     before = memory.copy()

@@ -15,7 +15,7 @@ from .jit import by_type, inlined, piece
 from .lengths import BLOCK, KEPT, SHORT_ROW
 from .memory import ask_for, is_far, load, store
 from .online import across, add, empty_sum, frame, join, term, whole
-from .past import fence, goes_past, item_bytes, store_past, until_line, whole_lines
+from .past import LINED, fence, goes_past, item_bytes, store_past, until_line, whole_lines
 from .shuffles import abreast, part
 from .simd import fma, full, narrow, strands, width
 from .state import shrink_of
@@ -121,8 +121,8 @@ class Writes(NamedTuple):
 
 # Rows of up to so many bytes, of which both arrays are in the first cache, are written forwards: what processors ask
 # for by themselves beyond the end of one is the beginning of the next (Zen 5: 0.9 of the time for 256x1000, 1.1 for
-# 8x32000). Whole lines at a time, unless two more ends are too much for them.
-FORWARDS, LINED = 16384, 2048
+# 8x32000).
+FORWARDS = 16384
 
 
 def writes_of(gradient):
@@ -152,9 +152,9 @@ def writes_of(gradient):
 
     @inlined
     def of_run(like, g, out, row, y, start, stop, total, past):
-        w, count, size = width(like), stop - start, (stop - start) * item_bytes(out)
-        forwards = size <= FORWARDS
-        lined = past or (forwards and size >= LINED)
+        w, count = width(like), stop - start
+        forwards = count * item_bytes(out) <= FORWARDS
+        lined = past or (forwards and count >= LINED)
         first, last = whole_lines(out, (row, start), count) if lined else (0, count // w * w)
         first, last = start + first, start + last
         if forwards:

@@ -14,7 +14,7 @@ from numba.core import types
 from .jit import by_type, inlined
 from .memory import ask_for, is_far, load, store
 from .online import Frame, across, add, bigger, empty_sum, term
-from .past import store_past, until_line
+from .past import LINED, store_past, until_line
 from .shuffles import abreast, any_lane, first_half, lane, lanes_true, part, rarely, repeated, rotate, side_by_side
 from .simd import HalfType, full, select, width
 from .target import has_avx512
@@ -333,7 +333,7 @@ def are_kept(kept, out):
 def before_lines(result: Any) -> Any:
     """Write ``result(like, source, row, j, count, more)`` up to where a line begins, if it goes by whole lines.
 
-    Returns how many classes that are.
+    Returns how many classes that are; a row must have as many.
     """
 
     @inlined
@@ -359,7 +359,7 @@ def three_visits(result: Any, write: Any) -> Any:
         w, n = width(like), x.shape[1]
         total, tops, far = empty_sum(like), 0, is_far(x)
         a = full(like, -np.inf)
-        first = begun(like, source, out, behind, more, past or (are_kept(kept, out) and not far))
+        first = begun(like, source, out, behind, more, past or (n >= LINED and not far and are_kept(kept, out)))
         j = 0
         while j + 4 * w + first <= n:
             if far:
