@@ -19,6 +19,7 @@ from ._kernels.loops import (
     BLOCK_STATES,
     CAP,
     KERNELS,
+    READ_FEW_LABELS,
     READ_LABELS,
     ROWS_OF_BLOCKS,
     SMALL_KERNELS,
@@ -161,8 +162,10 @@ def run_cap(x: np.ndarray, slope: np.ndarray, cap: float) -> None:
 
 def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: int) -> tuple[int, int, int]:
     """Labels as a table of rows; the row of the first bad one, or -1, that label, and how many rows count."""
-    tasks = min(get_num_threads(), _threads.MOST_TASKS) if len(labels) >= MANY_LABELS else 1
-    rounds = _rounds(len(labels))
+    if len(labels) < MANY_LABELS:
+        few: tuple[int, int, int] = READ_FEW_LABELS.compiled("float64")(labels, table, (classes, ignored))
+        return few
+    tasks, rounds = min(get_num_threads(), _threads.MOST_TASKS), _rounds(len(labels))
     found = np.empty((tasks * rounds, 3), np.int64)
     call = (READ_LABELS, tasks) if rounds == 1 else None
     arguments = labels, table, found, (classes, ignored)
@@ -213,7 +216,7 @@ def compile_all(dtypes: tuple[str, ...]) -> None:
     for dtype in dtypes:
         for kernel in (*SMALL_KERNELS.values(), *BLOCK_STATES.values(), *loops, ROWS_OF_BLOCKS):
             kernel.compiled(dtype)
-    for kernel in (READ_LABELS, SUM, SOFT_TARGETS, CAP):
+    for kernel in (READ_FEW_LABELS, READ_LABELS, SUM, SOFT_TARGETS, CAP):
         kernel.compiled("float64")
 
 

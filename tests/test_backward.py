@@ -255,3 +255,19 @@ def test_masked_classes_get_no_gradient(region: str, rng: np.random.Generator) -
     log_y = np.where(masked, -np.inf, np.log(np.where(masked, 1, y))).astype(np.float32)
     got = fastsoftmax.log_softmax_backward(g, log_y, axis=axis)
     np.testing.assert_array_equal(got[masked], g[masked])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "y", "total"),
+    [(np.float32, y, total) for y in (-80, -88, -95, -103, -110) for total in (1e6, 1e30)]
+    + [(np.float64, y, total) for y in (-700, -708, -730, -745, -760) for total in (1e20, 1e200)],
+)
+def test_unlikely_classes_of_large_gradients(dtype: Any, y: float, total: float) -> None:
+    """A probability may be smaller than any number, and what it is multiplied by large."""
+    log_probabilities = np.array([[0, y, y, y]], dtype)
+    grad = np.array([[total, 0, 0, 0]], dtype)
+    result = fastsoftmax.log_softmax_backward(grad, log_probabilities, axis=-1)
+    exact = -np.exp(np.longdouble(y)) * np.longdouble(grad[0, 0])
+    spacing = np.spacing(np.abs(exact).astype(dtype)).astype(np.longdouble)
+    assert (np.abs(result[0, 1:] - exact) <= 2 * spacing).all()
+    assert result[0, 0] == 0.0

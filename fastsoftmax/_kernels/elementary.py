@@ -28,9 +28,10 @@ from .simd import bits, fma, from_bits, full, is_single, polynomial, select
 class Exponential(NamedTuple):
     """The constants of exp in one floating type."""
 
-    steps: int  # k counts so many parts of a power of two
-    log2e: Any  # steps / ln 2
-    ln2: Any  # the leading part of ln 2 / steps; with an fma, v - k*ln2 is exact
+    steps: int  # so many parts of a power of two are taken out of a number, of as many bits
+    step_bits: int
+    log2e: Any
+    ln2: Any  # the leading part of ln 2
     ln2_rest: Any
     magic: Any  # adding it leaves round-to-nearest in the lowest bits
     mantissa: int  # bits of it
@@ -40,7 +41,7 @@ class Exponential(NamedTuple):
     coefficients: tuple[Any, ...]  # (exp(r) - 1 - r)/r**2
 
 
-_STEPS = 8
+_STEPS, _STEP_BITS = 8, 3
 # Times this, 2**(j/8) is within 0.08 ulp of a float32 for each j (`tools/coefficients.py`).
 _UNIT = 9124414 / 2**23
 # ln 2 to 106 bits as two doubles; the second is below half an ulp of the first.
@@ -49,9 +50,10 @@ _LN2_SINGLE = np.float32(_LN2)
 
 SINGLE = Exponential(
     steps=_STEPS,
-    log2e=np.float32(_STEPS / _LN2),
-    ln2=np.float32(_LN2_SINGLE / _STEPS),
-    ln2_rest=np.float32((_LN2 - float(_LN2_SINGLE)) / _STEPS),
+    step_bits=_STEP_BITS,
+    log2e=np.float32(1 / _LN2),
+    ln2=_LN2_SINGLE,
+    ln2_rest=np.float32(_LN2 - float(_LN2_SINGLE)),
     magic=np.float32(1.5 * 2**23),
     mantissa=23,
     bias=127,
@@ -61,6 +63,7 @@ SINGLE = Exponential(
 )
 DOUBLE = Exponential(
     steps=1,
+    step_bits=0,
     log2e=1 / _LN2,
     ln2=_LN2,
     ln2_rest=_LN2_REST,
@@ -92,9 +95,10 @@ def constants_of(kind: types.Type) -> Exponential:
     return SINGLE if is_single(kind) else DOUBLE
 
 
-# The bits of ``unit * 2**(j/8)`` without those of 1, and without j, which a shifted k holds where the mantissa begins.
+# The bits of ``unit * 2**(j/8)`` without those of 1, and without j, which stands where the mantissa begins.
 _EIGHTHS = tuple(
-    int(np.float32(_UNIT * 2.0 ** (j / _STEPS)).view(np.int32)) - (8 * SINGLE.bias + j << SINGLE.mantissa - 3)
+    int(np.float32(_UNIT * 2.0 ** (j / _STEPS)).view(np.int32))
+    - (_STEPS * SINGLE.bias + j << SINGLE.mantissa - _STEP_BITS)
     for j in range(_STEPS)
 )
 
@@ -103,47 +107,47 @@ _EIGHTHS = tuple(
 def nearest_exponent(v):
     """``round(v / ln 2)``; for ``|v|`` below 2**21."""
     c = constants_of(v)
-    log2e, magic = c.log2e / c.steps, c.magic
+    log2e, magic = c.log2e, c.magic
     return lambda v: fma(v, log2e, magic) - magic
 
 
 @by_type
 def nearest_power(v, magic):
-    """``k = round(steps * v / ln 2)``, and the unit times the power of two of k and of what `magic` holds besides.
+    """``step = round(steps * v / ln 2)``, and the unit times the power of two of it and of what `magic` holds besides.
 
     Whatever whole number is added to 1.5 * 2**mantissa comes out in the lowest bits, and moves to where an exponent
     stands without another addition.
     """
     c = constants_of(v)
-    log2e, mantissa = c.log2e, c.mantissa
+    steps_per_e, shift = c.log2e * c.steps, c.mantissa - c.step_bits
 
     def whole(v, magic):
-        shifted = fma(v, log2e, magic)
-        return shifted - magic, from_bits(bits(shifted) << mantissa)
+        shifted = fma(v, steps_per_e, magic)
+        return shifted - magic, from_bits(bits(shifted) << shift)
 
     def eighths(v, magic):
-        shifted = fma(v, log2e, magic)
-        return shifted - magic, from_bits((bits(shifted) << mantissa - 3) + one_of_eight(_EIGHTHS, bits(shifted)))
+        shifted = fma(v, steps_per_e, magic)
+        return shifted - magic, from_bits((bits(shifted) << shift) + one_of_eight(_EIGHTHS, bits(shifted)))
 
     return eighths if is_single(v) else whole
 
 
 @by_type
-def exp_near(v, tail, k):
-    """``exp(v + tail) * 2**(-k/steps) - 1`` for the `k` of `nearest_power`.
+def exp_near(v, tail, step):
+    """``exp(v + tail) * 2**(-step/steps) - 1`` for the `step` of `nearest_power`.
 
-    `tail` is what `v` lost to rounding, or None.
+    `tail` is what `v` lost to rounding, or None. With an fma, ``v - step*size`` is exact.
     """
     c = constants_of(v)
-    ln2, ln2_rest, curve = -c.ln2, -c.ln2_rest, c.coefficients
+    size, size_rest, curve = -c.ln2 / c.steps, -c.ln2_rest / c.steps, c.coefficients
 
-    def plain(v, tail, k):
-        r = fma(k, ln2_rest, fma(k, ln2, v))
+    def plain(v, tail, step):
+        r = fma(step, size_rest, fma(step, size, v))
         return fma(polynomial(r, r * r, curve), r * r, r)
 
-    def tailed(v, tail, k):
+    def tailed(v, tail, step):
         # The first product is exact and what is added to it small: r is rounded once.
-        r = fma(k, ln2, v) + fma(k, ln2_rest, tail)
+        r = fma(step, size, v) + fma(step, size_rest, tail)
         return fma(polynomial(r, r * r, curve), r * r, r)
 
     return plain if isinstance(tail, types.NoneType) else tailed
@@ -196,7 +200,7 @@ def exp_normal(v):
 def exp_and_rest(v):
     """``exp(v)`` and ``1 - exp(v)`` for ``v <= 0`` in float64, both with all digits."""
     e, rest = exp_pair(v, None)
-    k = nearest_exponent(select(v < -1.0, full(v, -1.0), v))
+    k, _ = nearest_whole(select(v < -1.0, full(v, -1.0), v))
     return e, select(k == 0.0, 0.0 - exp_near(v, None, k), (1.0 - e) - rest)
 
 

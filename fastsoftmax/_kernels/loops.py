@@ -314,6 +314,9 @@ READ_LABELS = Loop(
     losses.read_labels,
     (read(1, types.int64), write(2, types.float64), write(2, types.int64), LIMITS),
 )
+READ_FEW_LABELS = Kernel(
+    "read_few_labels", losses.read_few_labels, (read(1, types.int64), write(2, types.float64), LIMITS)
+)
 SUM = Kernel("sum_numbers", soft_targets.sum_numbers, (read(2),))
 
 # operation -> first launch of the split layout, which finds the states

@@ -154,11 +154,14 @@ def from_shift(x, shift):
 
 @inlined
 def term(x, frame, scale):
-    """The lanes of x as terms; exactly 0 below the floor, so that -inf and absent lanes leave no trace."""
+    """The lanes of x as terms; exactly 0 below the floor, so that -inf and absent lanes leave no trace.
+
+    Whatever comes of lanes below the floor, where the power has no exponent left, is switched off at the end.
+    """
     v = from_shift(x, frame.shift)
     z, tail = scaled(v, scale)
-    k, power = nearest_power(z, frame.magic)
-    return select(v < frame.floor, full(x, 0.0), fma(exp_near(z, tail, k), power, power))
+    step, power = nearest_power(z, frame.magic)
+    return select(v < frame.floor, full(x, 0.0), fma(exp_near(z, tail, step), power, power))
 
 
 @inlined

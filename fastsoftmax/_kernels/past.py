@@ -28,7 +28,7 @@ LEAST = max(caches()["l3"], 32 * 2**20) // 2
 # rows of 256 bytes 1.2 of the time, of 400 as fast).
 SHORTEST_RUN = 384
 # Rows in cache are written by whole lines from so many classes on: two more ends cost shorter ones more.
-LINED = 512
+LINED = 512  # classes
 
 
 @by_type

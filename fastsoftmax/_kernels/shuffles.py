@@ -150,8 +150,8 @@ def rotate(typingctx, v, by):
     return signature(v, v, by), codegen
 
 
-# What looks a number up in a register, by the numbers that it takes at once. Neither sees more bits of a place than
-# there are numbers.
+# What looks numbers up in a register, by how many at once. Of a place they see the three or four lowest bits, so a row
+# of sixteen holds the eight numbers twice.
 _PERMUTES = {16: "llvm.x86.avx512.permvar.si.512", 8: "llvm.x86.avx2.permd"}
 
 

@@ -71,7 +71,7 @@ def pair_product(a, a_rest, b, b_rest):
 
 @inlined
 def top_term(z, tail, k):
-    """The term of the maximum without its headroom: ``exp(z + tail) * 2**-k`` as a pair."""
+    """The term of the maximum without headroom and unit: ``exp(z + tail) * 2**-k`` as a pair."""
     t = exp_near(z, tail, k)
     e = t + 1.0
     return e, t - (e - 1.0)
@@ -80,6 +80,13 @@ def top_term(z, tail, k):
 def one_by_unit(c: Exponential) -> float:
     """What terms are to be multiplied by to be what they stand for: ``2**-headroom / unit``."""
     return 2.0**-c.headroom / c.unit
+
+
+@by_type
+def shrink_of(like):
+    """The same for the type of `like`, in float64."""
+    factor = one_by_unit(constants_of(like))
+    return lambda like: factor
 
 
 @by_type
@@ -105,13 +112,6 @@ def others(like, count, total, rest, z, tail, k):
         return s, lost + q_rest
 
     return pair
-
-
-@by_type
-def shrink_of(like):
-    """The same for the type of `like`, in float64."""
-    factor = one_by_unit(constants_of(like))
-    return lambda like: factor
 
 
 @inlined
