@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from reference import BFLOAT16
 
-from fastsoftmax._kernels import memory, simd
+from fastsoftmax._kernels import memory, shuffles, simd
 from fastsoftmax._kernels.elementary import DOUBLE, SINGLE, exp_pair, log1p_pair, log_pair
 from fastsoftmax._kernels.jit import DTYPES, inlined
 from fastsoftmax._kernels.loops import KERNELS
 from fastsoftmax._kernels.memory import load, store
 from fastsoftmax._kernels.online import FAR, frame, term
-from fastsoftmax._kernels.simd import doubles
+from fastsoftmax._kernels.shuffles import abreast, one_of_eight
+from fastsoftmax._kernels.simd import bits, doubles, from_bits
 from fastsoftmax._kernels.views import lanes_of, view
 
 
@@ -115,6 +116,25 @@ def test_terms(dtype: str) -> None:
                         worst = max(worst, float(error))
     assert zeros > 10
     assert 0.3 < worst < (0.6 if dtype == "float32" else 1.0)
+
+
+@pytest.mark.parametrize("has_instruction", [True, False])
+def test_one_of_eight(has_instruction: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the three lowest bits of a place count, with an instruction for it or by selections."""
+    if not has_instruction:
+        monkeypatch.setattr(shuffles, "has_avx2", lambda: False)
+    table = (5, -1, 7, 2**31 - 1, 0, -(2**31), 3, 11)
+
+    def looked_up(x: Any, out: Any) -> None:
+        like = lanes_of(view(x))
+        four = load(abreast(like, 4), view(x), (0,), None, 0.0)
+        found = from_bits(one_of_eight(table, bits(four)))
+        store(view(out), (0,), found, None)
+
+    places = np.random.default_rng(0).integers(-(2**31), 2**31, 64, dtype=np.int32)
+    out = np.empty(64, np.float32)
+    compiled(looked_up, "float32", "float32")(places.view(np.float32), out)
+    np.testing.assert_array_equal(out.view(np.int32), np.array(table, np.int32)[places & 7])
 
 
 def test_pairs_of_float64() -> None:

@@ -44,6 +44,7 @@ def softmax_gradient(g, y, total):
 
 @by_type
 def half_headroom(like):
+    """Half of the headroom of terms, as a power of two."""
     power = 2.0 ** (constants_of(like).headroom // 2)
     return lambda like: power
 
