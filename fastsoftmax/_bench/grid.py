@@ -98,6 +98,8 @@ def check_results(case: Case, contenders: dict[str, Contender]) -> set[str]:
     digits = {"float64": 1e-10, "float32": 1e-3, "float16": 4e-3, "bfloat16": 4e-2}[case.dtype]
     # A gradient is a difference, of which others lose digits, and so is a log-probability near 0.
     part = 1.0 if case.function == GRADIENT or case.function.endswith("_backward") else 0.1 if digits > 1e-3 else 0.01
+    # Gradients of a mean of 262144 losses are a few of the smallest steps that float16 has.
+    step = 2.0**-24 if case.dtype == "float16" else 0.0
     for name, contender in contenders.items():
         if name.partition("#")[0] not in PEERS:
             continue
@@ -112,7 +114,7 @@ def check_results(case: Case, contenders: dict[str, Contender]) -> set[str]:
                 continue
             scale = float(np.max(np.abs(mine))) if mine.size else 0.0
             np.testing.assert_allclose(
-                theirs, mine, rtol=digits, atol=scale * digits * part, err_msg=f"{name}: {case.name}"
+                theirs, mine, rtol=digits, atol=scale * digits * part + step, err_msg=f"{name}: {case.name}"
             )
     return beyond
 
