@@ -19,7 +19,7 @@ from fastsoftmax._kernels.jit import DTYPES
 from fastsoftmax._kernels.loops import KERNELS
 from fastsoftmax._kernels.past import LEAST, goes_past, whole_lines
 from fastsoftmax._kernels.shuffles import abreast
-from fastsoftmax._kernels.target import has_avx512
+from fastsoftmax._kernels.target import has_avx512, has_f16c
 from fastsoftmax._kernels.tiles import store_tile
 from fastsoftmax._kernels.views import lanes_of, view
 
@@ -236,15 +236,32 @@ def test_what_goes_past() -> None:
     assert not goes(out, 1024, x, out)
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for instructions of x86")
+of_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for instructions of x86")
+
+
+def assembly_of(name: str, dtype: str) -> str:
+    kernel = KERNELS[name]["rows"]
+    fresh = numba.jit(nopython=True)(kernel.dispatcher.py_func)  # code from the cache cannot be looked at
+    fresh.compile(kernel.kinds(dtype, False))
+    (assembly,) = fresh.inspect_asm().values()
+    return str(assembly)
+
+
+@of_x86
 @pytest.mark.parametrize("name", ["softmax_backward", "cross_entropy_with_grad"])
 def test_such_stores_are_compiled(name: str) -> None:
-    kernel = KERNELS[name]["rows"]
     if name == "cross_entropy_with_grad" and not has_avx512():
         pytest.skip("rows in step go past the caches only there")
-    fresh = numba.jit(nopython=True)(kernel.dispatcher.py_func)  # code from the cache cannot be looked at
-    fresh.compile(kernel.kinds("float32", False))
-    (assembly,) = fresh.inspect_asm().values()
+    assembly = assembly_of(name, "float32")
     assert "movntps" in assembly
     assert ("movnti" in assembly) == (name == "cross_entropy_with_grad")
     assert re.search(r"mfence|lock\w*\s", assembly)
+
+
+@of_x86
+@pytest.mark.skipif(not has_f16c(), reason="converts by integers")
+def test_no_half_goes_another_way() -> None:
+    """Whole aligned registers, but for what is kept on the stack, are stored where results go past the caches alone."""
+    assembly = assembly_of("softmax_backward", "float16")
+    assert "movnt" in assembly
+    assert not re.search(r"vmov(ap|dqa)\w*\s+%ymm\d+, [-\d]*\(%r(?!sp|bp)", assembly)

@@ -12,6 +12,7 @@ from llvmlite import ir
 from numba.core import types
 
 from .simd import VectorType, _llvm, bfloat16, float16
+from .target import has_f16c
 
 _FLOAT, _WORD, _SHORT = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 
@@ -49,8 +50,8 @@ def from_lanes(context: Any, builder: ir.IRBuilder, value: ir.Value, dtype: type
 
 
 def _converts_float16(context: Any) -> bool:
-    triple, _, features = context.codegen().magic_tuple()
-    return "+f16c" in features or not triple.startswith(("x86_64", "i386", "i686"))
+    triple, _, _ = context.codegen().magic_tuple()
+    return has_f16c() or not triple.startswith(("x86_64", "i386", "i686"))
 
 
 def _all(kind: ir.VectorType, number: Any) -> ir.Constant:

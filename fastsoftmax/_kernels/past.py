@@ -18,7 +18,8 @@ from fastsoftmax._machine import caches
 from .half import from_lanes
 from .jit import by_type, inlined
 from .memory import _address, _indexed
-from .simd import _I32, COMPUTED_IN, LINE, _splat
+from .simd import _I32, COMPUTED_IN, LINE, _splat, float16
+from .target import has_f16c
 from .views import ViewType, _item_bytes, address
 
 # A result and what it is made of are read and written together: half of the last cache, and not less than this where
@@ -92,12 +93,20 @@ def store_past(typingctx, array, index, value):
     def codegen(context, builder, sig, args):
         place = _address(context, builder, args[0], array, args[1], index)
         raw = from_lanes(context, builder, args[2], array.dtype)
+        if array.dtype == float16 and has_f16c():
+            # LLVM has no store past the caches for halves that were computed before a branch: it made an ordinary one.
+            raw = _of_unknown_origin(builder, raw, "x")
         pointer = builder.bitcast(place, raw.type.as_pointer())
         stored = builder.store(raw, pointer, align=_item_bytes(array.dtype) * value.lanes)
         stored.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
         return context.get_dummy_value()
 
     return signature(types.none, array, index, value), codegen
+
+
+def _of_unknown_origin(builder: ir.IRBuilder, raw: ir.Value, register: str) -> ir.Value:
+    """An integer or a vector of them, in a register of this kind: no instruction, but LLVM cannot see what it was."""
+    return builder.asm(ir.FunctionType(raw.type, [raw.type]), "", f"={register},0", [raw], side_effect=False)
 
 
 @intrinsic(prefer_literal=True)
@@ -111,9 +120,8 @@ def put_past(typingctx, array, index, value):
         place = _address(context, builder, args[0], array, args[1], index)
         one = _splat(builder, context.cast(builder, args[2], value, element), 1)
         raw = builder.bitcast(from_lanes(context, builder, one, array.dtype), ir.IntType(8 * item))
-        # No instruction, but LLVM cannot see through it that this was a floating number: one of those it would store
-        # past the caches by an instruction that only AMD has, or not at all.
-        raw = builder.asm(ir.FunctionType(raw.type, [raw.type]), "", "=r,0", [raw], side_effect=False)
+        # A floating number LLVM would store past the caches by an instruction that only AMD has, or not at all.
+        raw = _of_unknown_origin(builder, raw, "r")
         stored = builder.store(raw, builder.bitcast(place, raw.type.as_pointer()), align=item)
         stored.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
         return context.get_dummy_value()

@@ -21,3 +21,8 @@ def has_avx512() -> bool:
 def has_avx2() -> bool:
     """16 registers of 32 bytes."""
     return "+avx2" in _features()
+
+
+def has_f16c() -> bool:
+    """Instructions between float16 and float32, on x86."""
+    return "+f16c" in _features()
