@@ -99,7 +99,7 @@ def check_results(case: Case, contenders: dict[str, Contender]) -> set[str]:
     # A gradient is a difference, of which others lose digits, and so is a log-probability near 0.
     part = 1.0 if case.function == GRADIENT or case.function.endswith("_backward") else 0.1 if digits > 1e-3 else 0.01
     # Gradients of a mean of 262144 losses are a few of the smallest steps that float16 has.
-    step = 2.0**-24 if case.dtype == "float16" else 0.0
+    step = 2.0**-24 if case.dtype == "float16" and case.function == GRADIENT else 0.0
     for name, contender in contenders.items():
         if name.partition("#")[0] not in PEERS:
             continue
