@@ -68,6 +68,13 @@ def dtype_name(dtype: np.dtype) -> str | None:
     return name
 
 
+def name_of(kind: np.dtype) -> str:
+    """The kernels' name of a dtype that they compute in."""
+    name = dtype_name(kind)
+    assert name is not None
+    return name
+
+
 # -- one argument at a time
 # --------------------------------------------------------------------------------
 
@@ -213,19 +220,14 @@ def out_of(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 # -------------------------------------------------------------------------------------------
 
 
-def two_axes(x: Any, axis: Any, out: Any) -> str | None:
-    """The kernels' dtype of a call on the last of two axes of NumPy arrays; None sends it to `elementwise`.
-
-    Most calls are of this kind, and those of a microsecond feel any question, so this asks the fewest: what is not
-    asked here, of shapes and memory, `plain` asks, or the kernel for small arrays.
-    """
-    if type(x) is not np.ndarray or x.ndim != 2 or type(axis) is not int or (axis != -1 and axis != 1):
-        return None
-    if out is not None and (
-        type(out) is not np.ndarray or out.ndim != 2 or not same_dtype(out, x) or not out.flags.writeable
-    ):
-        return None
-    return _NAMES.get(x.dtype)
+def on_last_axis(x: Any, axis: Any, out: Any) -> bool:
+    """Whether these are NumPy arrays and classes are on the last axis: all that kernels for small arrays do not ask."""
+    return (
+        type(x) is np.ndarray
+        and type(axis) is int
+        and (axis == -1 or axis == x.ndim - 1)
+        and (out is None or type(out) is np.ndarray)
+    )
 
 
 def same_dtype(y: np.ndarray, x: np.ndarray) -> bool:
@@ -233,13 +235,9 @@ def same_dtype(y: np.ndarray, x: np.ndarray) -> bool:
     return y.dtype is x.dtype or bool(y.dtype == x.dtype)
 
 
-def plain(x: np.ndarray, out: np.ndarray) -> bool:
-    """Whether both arrays are contiguous, of one shape, not empty, and either one array or far apart."""
-    read, written = x.flags, out.flags
-    if not read.c_contiguous or not written.c_contiguous or x.shape != out.shape or not x.size:
-        return False
-    # Two arrays that own their memory have none in common; asking that is faster.
-    return out is x or (read.owndata and written.owndata) or not np.may_share_memory(x, out)
+def in_rows(x: np.ndarray) -> np.ndarray:
+    """A contiguous array as rows of its last axis."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
 def contiguous(x: Any, axis: Any) -> np.ndarray | None:
@@ -257,11 +255,6 @@ def contiguous(x: Any, axis: Any) -> np.ndarray | None:
     if inner == 1:
         return x.reshape(-1, classes)
     return x.reshape(-1, classes, inner) if worth_columns(classes, inner) else None
-
-
-def native_name(x: np.ndarray) -> str | None:
-    """The kernels' dtype of an array that they read as it is."""
-    return _NAMES.get(x.dtype)
 
 
 def takes_the_place(out: Any, x: np.ndarray) -> bool:
@@ -347,9 +340,7 @@ def weighted(a: Any, axis: Any, b: Any, where: Any, keepdims: Any, out: Any) -> 
     elif not axes:  # every element is a row of its own
         wide, heavy, axes = wide[..., None], heavy[..., None], (wide.ndim,)
         mask = None if mask is None else mask[..., None]
-    name = dtype_name(result.dtype)
-    assert name is not None
-    return Request((wide, heavy), result, axes, name, None, mask, None, result)
+    return Request((wide, heavy), result, axes, name_of(result.dtype), None, mask, None, result)
 
 
 def _reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: Any, kind: np.dtype, out: Any) -> np.ndarray:
@@ -376,9 +367,7 @@ def _request(
     pieces = None
     if mask is None and all(array.dtype == kind for array in arrays):
         pieces = views((*arrays, out), axes)
-    name = dtype_name(kind)
-    assert name is not None
-    return Request(arrays, out, axes, name, pieces, mask, scale, result, private)
+    return Request(arrays, out, axes, name_of(kind), pieces, mask, scale, result, private)
 
 
 def collide(array: np.ndarray, out: np.ndarray) -> bool:

@@ -15,35 +15,29 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None, temperature
     """The result of the simplest of calls; None if this is another one.
 
     Calls of microseconds feel any line of Python, those between arrays that fill the second cache most: what Python
-    needs is not there any more.
+    needs is not there any more. So what there is to ask of arrays compiled code asks (see `_kernels.small`).
     """
-    dtype = _arguments.two_axes(x, axis, out)
     scale = None if temperature is _arguments.ONE else _arguments.scale_of(temperature)
-    if dtype is None:
-        return _quick_others(operation, (x,), axis, out, scale)
-    result = np.empty(x.shape, x.dtype) if out is None else out
-    if x.size <= _plan.SMALL and scale is None and _execute.small(operation, dtype)(x, result):
-        return result
-    if not _arguments.plain(x, result):
-        return None
-    _run_plain(operation, dtype, x, result, scale)
-    return result
+    if scale is None and _arguments.on_last_axis(x, axis, out):
+        result = np.empty(x.shape, x.dtype) if out is None else out
+        state = _execute.small[operation][x.dtype](x, result)
+        if state == _execute.PLAIN:
+            _run_plain(operation, _arguments.in_rows(x), _arguments.in_rows(result), None)
+        if state != _execute.OTHER:
+            return result
+    return _quick_others(operation, (x,), axis, out, scale)
 
 
 def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
     """The gradients of the simplest of calls; None if this is another one."""
-    dtype = _arguments.two_axes(g, axis, out)
-    if dtype is None:
-        return _quick_others(operation, (g, y), axis, out, None)
-    if type(y) is not np.ndarray or y.ndim != 2 or not _arguments.same_dtype(y, g):
-        return None
-    result = np.empty(g.shape, g.dtype) if out is None else out
-    if g.size <= _plan.SMALL and _execute.small(operation, dtype)(g, y, result):
-        return result
-    if not (_arguments.plain(g, result) and _arguments.plain(y, result)):
-        return None
-    _run_plain(operation, dtype, g, result, y)
-    return result
+    if type(y) is np.ndarray and _arguments.on_last_axis(g, axis, out):
+        result = np.empty(g.shape, g.dtype) if out is None else out
+        state = _execute.small[operation][g.dtype](g, y, result)
+        if state == _execute.PLAIN:
+            _run_plain(operation, _arguments.in_rows(g), _arguments.in_rows(result), _arguments.in_rows(y))
+        if state != _execute.OTHER:
+            return result
+    return _quick_others(operation, (g, y), axis, out, None)
 
 
 def _quick_others(
@@ -52,8 +46,7 @@ def _quick_others(
     """The same, forwards or backwards, for contiguous arrays of other axes than two, or with classes on another one."""
     x = arrays[0]
     seen = _arguments.contiguous(x, axis)
-    dtype = None if seen is None else _arguments.native_name(x)
-    if seen is None or dtype is None:
+    if seen is None or _arguments.dtype_name(x.dtype) is None:
         return None
     if out is not None and not _arguments.takes_the_place(out, x):
         return None
@@ -66,22 +59,23 @@ def _quick_others(
     if out is None:
         out = np.empty(x.shape, x.dtype)
     place = out.reshape(seen.shape)
-    plain = seen.ndim == 2 and scale is None and x.size <= _plan.SMALL
-    if not (plain and _execute.small(operation, dtype)(*read, place)):
-        _run_plain(operation, dtype, seen, place, scale if len(read) == 1 else read[1])
+    if scale is None and seen.ndim == 2 and _execute.small[operation][x.dtype](*read, place) == _execute.DONE:
+        return out
+    _run_plain(operation, seen, place, scale if len(read) == 1 else read[1])
     return out
 
 
 def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
     """The log-sum-exps of a contiguous array; None if this is another call."""
-    dtype = None if out is not None else _arguments.two_axes(a, axis, None)
-    if dtype is not None and a.size <= _plan.SMALL:
-        sums = np.empty(len(a), a.dtype)
-        if _execute.small("logsumexp", dtype)(a, sums.reshape(-1, 1)):
-            return sums
+    if _arguments.on_last_axis(a, axis, out):
+        sums = np.empty(a.shape[:-1], a.dtype) if out is None else out
+        state = _execute.small["logsumexp"][a.dtype](a, sums)
+        if state == _execute.PLAIN:
+            _run_plain("logsumexp", _arguments.in_rows(a), sums.reshape(-1, 1), None)
+        if state != _execute.OTHER:
+            return sums if sums.ndim or out is not None else sums[()]
     x = _arguments.contiguous(a, axis)
-    dtype = None if x is None else _arguments.native_name(x)
-    if x is None or dtype is None:
+    if x is None or _arguments.dtype_name(x.dtype) is None:
         return None
     shape = () if axis is None else _arguments.without_axis(a.shape, axis)
     if out is None:
@@ -90,17 +84,18 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
         sums = out
     else:
         return None
-    kept = sums.reshape(-1, 1) if x.ndim == 2 else sums.reshape(-1, 1, x.shape[2])
-    if x.ndim == 3 or x.size > _plan.SMALL or not _execute.small("logsumexp", dtype)(x, kept):
-        _run_plain("logsumexp", dtype, x, kept, None)
+    if x.ndim == 3 or _execute.small["logsumexp"][a.dtype](x, sums.reshape(-1)) != _execute.DONE:
+        kept = sums.reshape(-1, 1) if x.ndim == 2 else sums.reshape(-1, 1, x.shape[2])
+        _run_plain("logsumexp", x, kept, None)
     return sums[()] if out is None else out
 
 
-def _run_plain(operation: str, dtype: str, x: np.ndarray, out: np.ndarray, extra: Any) -> None:
+def _run_plain(operation: str, x: np.ndarray, out: np.ndarray, extra: Any) -> None:
     """Plan and execute what contiguous arrays hold, or do once more what was done for such arrays before."""
     threads = _execute.get_num_threads()
-    call = operation, dtype, x.shape, threads, extra is None
+    call = operation, x.dtype, x.shape, threads, extra is None
     if not _execute.repeat(call, x, out, extra):
+        dtype = _arguments.name_of(x.dtype)
         _execute.run(_plan.canonical(operation, dtype, x.shape, threads, True), x, out, extra, call)
 
 

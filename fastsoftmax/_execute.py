@@ -13,8 +13,13 @@ import numpy as np
 
 from . import _threads
 from ._kernels.cache import folder
-from ._kernels.jit import Loop, launchers
+from ._kernels.jit import DTYPES, Kernel, Loop, launchers
+from ._kernels.lengths import BAD_LABEL as BAD_LABEL
 from ._kernels.lengths import BLOCK
+from ._kernels.lengths import DONE as DONE
+from ._kernels.lengths import FEW_LABELLED_ROWS as FEW_LABELLED_ROWS
+from ._kernels.lengths import OTHER as OTHER
+from ._kernels.lengths import PLAIN as PLAIN
 from ._kernels.loops import (
     BLOCK_STATES,
     CAP,
@@ -192,15 +197,32 @@ def total(values: np.ndarray) -> float:
     return sum_of
 
 
-def small(operation: str, dtype: str) -> Callable[..., Any]:
-    """The compiled code for a few small plain rows (see `_kernels.small`), to be called with the arrays."""
-    code = _small_code.get((operation, dtype))
-    if code is None:
-        code = _small_code[operation, dtype] = SMALL_KERNELS[operation].compiled(dtype)
-    return code
+class _SmallCode(dict[np.dtype, Callable[..., Any]]):
+    """The compiled code for a few small rows (see `_kernels.small`), by the dtype of the first of its arrays."""
+
+    def __init__(self, kernel: Kernel, other: Callable[..., Any]) -> None:
+        super().__init__()
+        self._kernel, self._other = kernel, other
+
+    def __missing__(self, dtype: np.dtype) -> Callable[..., Any]:
+        if not dtype.isnative or dtype.name not in DTYPES:
+            return self._other
+        code = self[dtype] = self._kernel.compiled(dtype.name)
+        return code
 
 
-_small_code: dict[tuple[str, str], Callable[..., Any]] = {}
+def _other(*arguments: Any) -> int:
+    return OTHER
+
+
+def _other_loss(*arguments: Any) -> tuple[int, int, int, int, float]:
+    return OTHER, 0, 0, 0, 0.0
+
+
+small = {
+    operation: _SmallCode(kernel, _other_loss if operation.startswith("cross_entropy") else _other)
+    for operation, kernel in SMALL_KERNELS.items()
+}
 
 
 def run_weighted(a: np.ndarray, out: np.ndarray, b: np.ndarray) -> None:

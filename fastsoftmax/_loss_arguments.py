@@ -16,15 +16,12 @@ from ._arguments import (
     collide,
     contiguous,
     dtype_name,
-    native_name,
     new_like,
     number_of,
     out_of,
-    plain,
     promoted,
     scale_of,
     takes_the_place,
-    two_axes,
     without_axis,
 )
 from ._layout import View, views
@@ -145,27 +142,20 @@ def loss_request(
     )
 
 
-def plain_name(logits: Any, target: Any, axis: Any, out: Any) -> str | None:
-    """The kernels' dtype of arrays that need no more preparing, contiguous logits of two axes with labels of int64.
-
-    As `two_axes` of softmax: most calls are of this kind, and those of microseconds feel any question.
-    """
-    name = two_axes(logits, axis, out)
-    if name is None or type(target) is not np.ndarray or target.dtype != INT64:
-        return None
-    if target.shape != logits.shape[:1] or not target.flags.c_contiguous:
-        return None
-    return name if plain(logits, logits if out is None else out) else None
+def are_labels(target: Any) -> bool:
+    """Whether this is an array of labels as kernels read them."""
+    return type(target) is np.ndarray and (target.dtype is INT64 or target.dtype == INT64)
 
 
-def straight(logits: Any, target: Any, axis: Any, out: Any) -> tuple[str, np.ndarray, np.ndarray] | None:
-    """The same for contiguous logits of any axes and labels of any kind: dtype, the logits as kernels see them, labels.
-
-    None where more has to be asked.
-    """
+def straight(logits: Any, target: Any, axis: Any, out: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Contiguous logits of any axes as kernels see them, and labels of any kind; None where more has to be asked."""
     x = contiguous(logits, axis)
-    name = None if x is None or axis is None else native_name(x)
-    if x is None or name is None or (out is not None and not takes_the_place(out, logits)):
+    if (
+        x is None
+        or axis is None
+        or dtype_name(x.dtype) is None
+        or (out is not None and not takes_the_place(out, logits))
+    ):
         return None
     if type(target) is list or type(target) is int:
         target = np.asarray(target)
@@ -176,7 +166,7 @@ def straight(logits: Any, target: Any, axis: Any, out: Any) -> tuple[str, np.nda
         if kind.kind != "i" and (kind.kind != "u" or kind.itemsize == INT64.itemsize):
             return None
         target = target.astype(INT64)
-    return (name, x, target) if target.flags.c_contiguous else None
+    return (x, target) if target.flags.c_contiguous else None
 
 
 def is_int64(ignored: Any) -> bool:
@@ -220,10 +210,10 @@ PLAIN = Options("mean", 0.0, 1.0, None, 0.0, 0.0, None)
 def options_of(*given: Any) -> Options:
     """The options of a loss that are numbers and words, from reduction to focal_gamma: `PLAIN` itself for none."""
     try:
-        hash(given)
-    except TypeError:  # an array, which is an error that `_options` explains
-        return _options.__wrapped__(*given)
-    return _options(*given)
+        return _options(*given)
+    except TypeError:
+        pass
+    return _options.__wrapped__(*given)  # explains the error: an array, which cannot be looked up, or another
 
 
 @functools.lru_cache(maxsize=256)
@@ -359,10 +349,3 @@ def one_number_a_row(logits: np.ndarray, axis: int) -> np.ndarray:
     if logits.shape[axis]:
         return new_like(logits[(slice(None),) * axis + (0,)], np.dtype(np.float64))
     return np.empty(logits.shape[:axis] + logits.shape[axis + 1 :])
-
-
-def name_of(kind: np.dtype) -> str:
-    """The kernels' name of a dtype that is supported."""
-    name = dtype_name(kind)
-    assert name is not None
-    return name

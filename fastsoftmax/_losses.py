@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _arguments, _execute, _loss_arguments, _plan
 from ._blocks import Blocks
-from ._loss_arguments import DEFAULT_IGNORE_INDEX, PLAIN, LossRequest, Options, name_of
+from ._loss_arguments import DEFAULT_IGNORE_INDEX, PLAIN, LossRequest, Options
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -54,40 +54,49 @@ def quick(
         return None
     if ignored is not DEFAULT_IGNORE_INDEX and not _loss_arguments.is_int64(ignored):
         return None
-    name, x, labels = _loss_arguments.plain_name(logits, target, axis, out), logits, target
-    if name is None:
-        seen = _loss_arguments.straight(logits, target, axis, out)
-        if seen is None:
-            return None
-        name, x, labels = seen
-    rows, classes = labels.size, x.shape[1]
-    double = name == "float64"
+    state = _execute.OTHER
+    if _loss_arguments.are_labels(target) and _arguments.on_last_axis(logits, axis, out):
+        gradient = _gradient(operation, logits, out)
+        few = _execute.FEW_LABELLED_ROWS if options is PLAIN else 0
+        place = logits if gradient is None else gradient  # where there is no gradient, nothing is written
+        code = _execute.small[operation][logits.dtype]
+        state, bad, label, count, total = code(logits, target, place, ignored, few)
+        if state == _execute.DONE:
+            return _number(total / count, logits.dtype == FLOAT64), gradient
+        if state == _execute.BAD_LABEL:
+            raise _loss_arguments.bad_row(bad, target.shape, label, logits.shape[-1], ignored)
+    if state == _execute.PLAIN:
+        return _quick_rows(operation, _arguments.in_rows(logits), target, gradient, ignored, options)
+    seen = _loss_arguments.straight(logits, target, axis, out)
+    return None if seen is None else _quick_rows(operation, *seen, _gradient(operation, logits, out), ignored, options)
+
+
+def _gradient(operation: str, logits: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
+    """The place for a gradient, if one is asked for."""
+    if operation == "cross_entropy":
+        return None
+    return np.empty(logits.shape, logits.dtype) if out is None else out
+
+
+def _quick_rows(
+    operation: str, x: np.ndarray, labels: np.ndarray, gradient: np.ndarray | None, ignored: int, options: Options
+) -> tuple[Any, np.ndarray | None] | None:
+    """The same for logits as kernels see them."""
+    table = np.empty((len(x), 1, *x.shape[2:]))
+    each = table if x.ndim == 2 else table.reshape(-1, 1)
     flat = labels if labels.ndim == 1 else labels.reshape(-1)
-    gradient, place = None, x  # where there is no gradient, nothing is written
-    if operation == "cross_entropy_with_grad":
-        gradient = np.empty(logits.shape, logits.dtype) if out is None else out
-        place = gradient if x is logits else gradient.reshape(x.shape)
-    small = options is PLAIN and rows <= _plan.FEW_LABELLED_ROWS and x.size <= _plan.SMALL and x.ndim == 2
-    if small:
-        bad, label, count, total = _execute.small(operation, name)(x, flat, place, (classes, ignored))
-    else:
-        table = np.empty((len(x), 1, *x.shape[2:]))
-        each = table if x.ndim == 2 else table.reshape(-1, 1)
-        bad, label, count = _execute.read_labels(flat, each, classes, ignored)
+    bad, label, count = _execute.read_labels(flat, each, x.shape[1], ignored)
     if bad >= 0:
-        raise _loss_arguments.bad_row(bad, labels.shape, label, classes, ignored)
+        raise _loss_arguments.bad_row(bad, labels.shape, label, x.shape[1], ignored)
     if count == 0:
         return None
-    if small:
-        return _number(total / count, double), gradient
-    denominator = _linear(operation, name, x, table if gradient is None else place, table, count, options)
+    place = table if gradient is None else gradient.reshape(x.shape)
+    denominator = _linear(operation, x, place, table, count, options)
     losses = each.reshape(labels.shape) if options.reduction == "none" else each
-    return _reduced(losses, options, denominator, double), gradient
+    return _reduced(losses, options, denominator, x.dtype == FLOAT64), gradient
 
 
-def _linear(
-    operation: str, name: str, x: np.ndarray, place: np.ndarray, table: np.ndarray, count: int, options: Options
-) -> float:
+def _linear(operation: str, x: np.ndarray, place: np.ndarray, table: np.ndarray, count: int, options: Options) -> float:
     """Carry out a loss of contiguous logits without numbers of rows or classes; what its sum is to be divided by."""
     denominator = (options.num_items or float(count)) if options.reduction == "mean" else 1.0
     terms: tuple[float, ...] = *_PLAIN, 1.0 / denominator, 0.0
@@ -97,9 +106,9 @@ def _linear(
         scale = _arguments.scale_of(options.temperature)
     numbers = table, _NO_ROWS[x.ndim], _NO_CLASSES, *terms
     threads = _execute.get_num_threads()
-    call = operation, name, x.shape, threads, scale is None
+    call = operation, x.dtype, x.shape, threads, scale is None
     if not _execute.repeat(call, x, place, numbers if scale is None else (*numbers, *scale)):
-        _run(operation, name, x, place, numbers, scale, threads, call)
+        _run(operation, _arguments.name_of(x.dtype), x, place, numbers, scale, threads, call)
     return denominator
 
 
@@ -207,7 +216,7 @@ def _run(
 def _through_kernels(request: LossRequest, rows: _Rows, terms: tuple[float, ...]) -> None:
     """Class indices and a loss that is linear in the probabilities."""
     operation = "cross_entropy" if request.out is None else "cross_entropy_with_grad"
-    dtype, scale = name_of(request.kind), request.scale
+    dtype, scale = _arguments.name_of(request.kind), request.scale
     weights = _NO_CLASSES if request.weight is None else request.weight
     threads = _execute.get_num_threads()
 

@@ -10,9 +10,7 @@ import functools
 from dataclasses import dataclass
 
 from . import _machine
-from ._kernels.lengths import BATCHED, BLOCK, FEW_LABELLED_ROWS, LANES, MOST_BLOCKS, SHORT_ROW, SMALL
-
-__all__ = ["FEW_LABELLED_ROWS", "SMALL", "Plan", "canonical", "columns", "rows", "scratch_elements"]
+from ._kernels.lengths import BATCHED, BLOCK, LANES, MOST_BLOCKS, SHORT_ROW
 
 # Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
 # threads costs 3 to 5 us, so work of twice that is shared.

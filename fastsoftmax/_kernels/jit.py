@@ -13,6 +13,7 @@ from numba.extending import overload
 from .cache import KernelCache, compiling
 from .interrupts import uninterrupted
 from .launch import address_of, borrowed, launch
+from .objects import ObjectType
 from .pipeline import KernelCompiler, PartCompiler
 from .share import LINUX, over_threads
 from .simd import bfloat16, float16
@@ -50,7 +51,10 @@ def by_type(choose: Callable[..., Any]) -> Any:
 
 
 class Argument(NamedTuple):
-    """What a kernel takes in one place: an array of `ndim` axes, a scale, whole numbers, or all that a loss needs."""
+    """What a kernel takes in one place: an array of `ndim` axes, a scale, whole numbers, or all that a loss needs.
+
+    Kernels for small arrays take array objects as they are.
+    """
 
     kind: str
     ndim: int = 0
@@ -62,6 +66,8 @@ class Argument(NamedTuple):
             return types.UniTuple(types.float64, 4) if scaled else types.none
         if self.kind == "number":
             return types.int64
+        if self.kind == "object":
+            return ObjectType(self.dtype or dtype)
         if self.kind == "limits":
             return types.UniTuple(types.int64, 2)
         if self.kind == "terms":
@@ -88,6 +94,7 @@ def loss(ndim: int) -> Argument:
     return Argument("loss", ndim)
 
 
+OBJECT, LABELS = Argument("object"), Argument("object", dtype=types.int64)
 SCALE = Argument("scale")
 NUMBER = Argument("number")
 TERMS = Argument("terms")
@@ -110,8 +117,10 @@ class Kernel:
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
         self.name = name
+        # What looks at objects of Python needs Python's lock.
+        free = OBJECT not in arguments
         # At once: made when first needed, two threads might make two, or a fork come in between.
-        self.dispatcher = _dispatcher(name, function, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)
+        self.dispatcher = _dispatcher(name, function, nogil=free, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)
         self._arguments = arguments
         self._compiled: dict[tuple[str, bool], Callable[..., Any]] = {}
 
@@ -167,7 +176,7 @@ class Loop(Kernel):
 def _dispatcher(name: str, function: Callable[..., Any], **flags: Any) -> Any:
     # Machine code goes by this name, and comes from the cache: no two kernels may have one.
     function.__qualname__ = name
-    dispatcher = numba.jit(**FLAGS, **flags)(function)
+    dispatcher = numba.jit(**{**FLAGS, **flags})(function)
     dispatcher._cache = KernelCache(name)
     return dispatcher
 

@@ -24,12 +24,13 @@ from . import (
     tiles,
     weighted,
 )
-from .jit import LIMITS, NUMBER, SCALE, TERMS, Argument, Kernel, Loop, by_type, loss, read, write
+from .jit import LABELS, LIMITS, NUMBER, OBJECT, SCALE, TERMS, Argument, Kernel, Loop, by_type, loss, read, write
 from .lengths import BATCH_VECTORS, BLOCK, SUMS_ROOM
+from .objects import CONTIGUOUS
 from .past import fence, goes_past
 from .shuffles import abreast
 from .simd import doubles, wide, width
-from .small import over_small, over_small_gradients, over_small_losses, to_out, to_table
+from .small import PLACE, over_small, over_small_gradients, over_small_losses, to_out, to_table
 from .target import has_avx512
 from .tiles import (
     heap,
@@ -221,8 +222,7 @@ def _kernels(
 
 
 # operation -> kernel for small plain rows
-_ONE, _TWO = (read(2), write(2)), (read(2), read(2), write(2))
-_LABELLED = (read(2), read(1, types.int64), write(2), LIMITS)
+_ONE, _TWO, _LABELLED = (OBJECT, OBJECT), (OBJECT, OBJECT, OBJECT), (OBJECT, LABELS, OBJECT, NUMBER, NUMBER)
 SMALL_KERNELS = {
     name: Kernel(f"{name}_small", function, arguments)
     for name, function, arguments in (
@@ -231,8 +231,8 @@ SMALL_KERNELS = {
         ("logsumexp", over_small(rows.logsumexp_rows, "logsumexp", reduces=True), _ONE),
         ("softmax_backward", over_small_gradients(backward.softmax_backward_rows.rows), _TWO),
         ("log_softmax_backward", over_small_gradients(backward.log_softmax_backward_rows.rows), _TWO),
-        ("cross_entropy", over_small_losses(losses.loss_rows, to_table), _LABELLED),
-        ("cross_entropy_with_grad", over_small_losses(losses.loss_with_gradient_rows, to_out), _LABELLED),
+        ("cross_entropy", over_small_losses(losses.loss_rows, to_table, CONTIGUOUS), _LABELLED),
+        ("cross_entropy_with_grad", over_small_losses(losses.loss_with_gradient_rows, to_out, PLACE), _LABELLED),
     )
 }
 

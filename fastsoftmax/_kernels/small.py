@@ -1,4 +1,8 @@
-"""Loops over arrays so small that what Python asks of them takes longer than the work."""
+"""Loops over arrays so small that what Python asks of them takes longer than the work.
+
+They are handed over as they are (see `objects`): the caller has made sure that they are arrays, and of the dtype of the
+first, which is contiguous in most calls. Everything else is asked here, where it costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +10,35 @@ import numpy as np
 
 from . import losses, soft_targets
 from .jit import inlined
-from .lengths import BATCHED, FEW_ROWS, SMALL
+from .lengths import BAD_LABEL, BATCHED, DONE, FEW_ROWS, OTHER, PLAIN, SMALL
+from .objects import CONTIGUOUS, WRITEABLE, axes, dtype, extent, flags, in_a_row, in_rows
 from .simd import width
 from .views import address, lanes_of, view
 
+PLACE = CONTIGUOUS | WRITEABLE
+
 
 def over_small(work, operation, reduces=False):
-    """Run the work on plain rows of small arrays, and say whether it could; one that `reduces` writes a number a row.
+    """Run the work on rows of small arrays, and say whether it was `DONE`; one that `reduces` writes a number a row.
 
     Many rows of a few vectors are left to those who take them at once.
-
-    What Python asks of an array costs 50 ns a question; here the questions cost nothing. The caller has made sure
-    of the dtype, of two axes and that `out` may be written.
     """
     few, batched = FEW_ROWS[operation], BATCHED[operation]
 
     def small(x, out):
-        logits, results = view(x), view(out)
-        rows, classes = x.shape
+        last = axes(x) - 1
+        if not (is_dense(x) and is_like(out, x, last if reduces else last + 1, PLACE)):
+            return OTHER
+        rows, classes = rows_of(x), extent(x, last)
         written = 1 if reduces else classes
-        plain = (
-            is_plain(x, (rows, classes))
-            and is_plain(out, (rows, written))
-            and are_apart(results, logits, rows * written * x.itemsize, rows * classes * x.itemsize, not reduces)
-        )
+        logits, results = in_rows(x, rows, classes), in_rows(out, rows, written)
+        if not are_apart(results, logits, rows * written, rows * classes, not reduces):
+            return OTHER
         w = width(lanes_of(logits))
-        if not plain or rows * classes > SMALL // 16 * w or (rows > few and classes <= batched * w):
-            return False
+        if rows * classes > SMALL // 16 * w or (rows > few and classes <= batched * w):
+            return PLAIN
         work(logits, results, 0, rows, None)
-        return True
+        return DONE
 
     return small
 
@@ -43,55 +47,51 @@ def over_small_gradients(work):
     """The same for gradients from two arrays."""
 
     def small(g, y, out):
-        gradients, outputs, results = view(g), view(y), view(out)
-        rows, classes = g.shape
-        size = rows * classes * g.itemsize
-        plain = (
-            is_plain(g, g.shape)
-            and is_plain(y, g.shape)
-            and is_plain(out, g.shape)
-            and are_apart(results, gradients, size, size, True)
-            and are_apart(results, outputs, size, size, True)
-        )
-        if not plain or rows * classes > SMALL:
-            return False
+        count = axes(g)
+        if not (is_dense(g) and is_like(y, g, count, CONTIGUOUS) and is_like(out, g, count, PLACE)):
+            return OTHER
+        rows, classes = rows_of(g), extent(g, count - 1)
+        size = rows * classes
+        gradients, outputs, results = in_rows(g, rows, classes), in_rows(y, rows, classes), in_rows(out, rows, classes)
+        if not (are_apart(results, gradients, size, size, True) and are_apart(results, outputs, size, size, True)):
+            return OTHER
+        if size > SMALL:
+            return PLAIN
         work(gradients, results, 0, rows, outputs)
-        return True
+        return DONE
 
     return small
 
 
-@inlined
-def is_plain(array, shape):
-    """Whether this is contiguous, of that shape and not empty."""
-    step = array.itemsize
-    return array.size > 0 and array.shape == shape and array.strides == (shape[1] * step, step)
+def over_small_losses(work, place, needed):
+    """The mean loss of a few rows, `most` at most, in one call: as `losses.read_labels`, then the sum of the losses.
 
-
-@inlined
-def are_apart(out, x, out_bytes, bytes_read, may_be_one):
-    """Whether two contiguous arrays have no memory in common, or are one if they may be."""
-    distance = address(out) - address(x)
-    return (distance == 0 and may_be_one) or distance >= bytes_read or -distance >= out_bytes
-
-
-def over_small_losses(work, place):
-    """The mean loss of a few plain rows in one call: as `losses.read_labels`, then the sum of the losses.
-
-    `place` is where results go: gradients to `out`, losses to their table.
+    `place` is where results go: gradients to `out`, losses to their table (`out` is then any array like `x`). What
+    comes back is what was done, the row of a label that is none and that label, how many rows count, and the sum of
+    their losses.
     """
 
-    def small(x, labels, out, limits):
-        rows = x.shape[0]
+    def small(x, target, out, ignored, most):
+        last = axes(x) - 1
+        if not (is_dense(x) and is_like(out, x, last + 1, needed)):
+            return OTHER, 0, 0, 0, 0.0
+        if flags(target) & CONTIGUOUS == 0 or not has_axes(target, x, last):
+            return OTHER, 0, 0, 0, 0.0
+        rows, classes = rows_of(x), extent(x, last)
+        logits, gradients = in_rows(x, rows, classes), in_rows(out, rows, classes)
+        if not are_apart(gradients, logits, rows * classes, rows * classes, True):
+            return OTHER, 0, 0, 0, 0.0
+        if rows * classes > SMALL or rows > most:
+            return PLAIN, 0, 0, 0, 0.0
         table, none, no_weights = np.empty((rows, 1)), np.empty((0, 1)), np.empty(0)
-        bad, wrong, count = losses.labels_read(labels, table, 0, rows, limits)
-        total = 0.0
-        if bad < 0 and count > 0:
+        bad, wrong, count = losses.labels_read(in_a_row(target, rows), table, 0, rows, (classes, ignored))
+        total, state = 0.0, BAD_LABEL if bad >= 0 else DONE if count > 0 else OTHER
+        if state == DONE:
             extra = (view(table), view(none), view(no_weights), 1.0, 0.0, 0.0, 0.0, 1.0 / count, 0.0)
-            work(view(x), view(place(out, table)), 0, rows, extra)
+            work(logits, place(gradients, view(table)), 0, rows, extra)
             total = soft_targets.column_total(view(table))
         table[0, 0] = 0.0  # it lives until here: a view keeps nothing alive
-        return bad, wrong, count, total
+        return state, bad, wrong, count, total
 
     return small
 
@@ -104,3 +104,42 @@ def to_out(out, table):
 @inlined
 def to_table(out, table):
     return table
+
+
+@inlined
+def is_dense(array):
+    """Whether this is contiguous, not empty, and has an axis at least."""
+    return axes(array) > 0 and flags(array) & CONTIGUOUS != 0 and rows_of(array) * extent(array, axes(array) - 1) > 0
+
+
+@inlined
+def is_like(other, array, count, needed):
+    """Whether the one array has the dtype and the first `count` axes of the other, no more, and the flags needed."""
+    return dtype(other) == dtype(array) and flags(other) & needed == needed and has_axes(other, array, count)
+
+
+@inlined
+def has_axes(other, array, count):
+    """Whether an array has the first `count` axes of another and no more."""
+    if axes(other) != count:
+        return False
+    same = True
+    for axis in range(count):
+        same &= extent(other, axis) == extent(array, axis)
+    return same
+
+
+@inlined
+def rows_of(array):
+    """How many rows of its last axis an array has."""
+    rows = 1
+    for axis in range(axes(array) - 1):
+        rows *= extent(array, axis)
+    return rows
+
+
+@inlined
+def are_apart(out, x, written, read, may_be_one):
+    """Whether contiguous arrays of so many elements have no memory in common, or are one if they may be."""
+    distance, item = address(out) - address(x), x.strides[1]
+    return (distance == 0 and may_be_one) or distance >= read * item or -distance >= written * item

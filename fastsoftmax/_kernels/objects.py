@@ -1,0 +1,121 @@
+"""Arrays as Python hands them over, looked at where they lie.
+
+Numba makes a structure with a counted owner of each array that a function is called with, and Python makes an object of
+each answer to a question about one: 25 ns an array, 20 to 40 a question, where ten logits take 40. Here compiled code
+reads the array object itself. How that lies in memory is part of NumPy's binary interface, which every extension module
+is compiled against (PyArrayObject, in NumPy's C API); how long the head of any object is, Python tells.
+
+The caller makes sure that they are arrays, and holds Python's lock: else another thread may give one a new shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models, register_default
+from numba.extending import NativeValue, intrinsic, unbox
+
+from .views import ViewType, _item_bytes
+
+_BYTE, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_POINTER = _BYTE.as_pointer()
+# What follows the head of every object: data, nd, dimensions, strides, base, descr, flags.
+_HEAD = object.__basicsize__
+_DATA, _AXES, _SHAPE, _DTYPE, _FLAGS = (_HEAD + at for at in (0, 8, 16, 40, 48))
+# NPY_ARRAY_C_CONTIGUOUS and NPY_ARRAY_WRITEABLE
+CONTIGUOUS, WRITEABLE = 0x1, 0x400
+
+
+class ObjectType(types.Type):
+    """An array object, of elements that the caller knows."""
+
+    def __init__(self, dtype: types.Type) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"object({dtype}, {_HEAD})")
+
+
+@register_default(ObjectType)
+class _ObjectModel(models.OpaqueModel):
+    pass
+
+
+@unbox(ObjectType)
+def _as_it_is(kind: ObjectType, value: ir.Value, c: Any) -> NativeValue:
+    return NativeValue(value)
+
+
+def _field(builder: ir.IRBuilder, value: ir.Value, at: int, kind: ir.Type) -> ir.Value:
+    place = builder.gep(builder.bitcast(value, _POINTER), [_I64(at)])
+    return builder.load(builder.bitcast(place, kind.as_pointer()))
+
+
+def _asked(at: int, kind: ir.Type) -> Any:
+    """An intrinsic that reads one field of an array object, as a whole number."""
+
+    def asked(typingctx, array):
+        if not isinstance(array, ObjectType):
+            return None
+
+        def codegen(context, builder, sig, args):
+            value = _field(builder, args[0], at, kind)
+            return builder.ptrtoint(value, _I64) if kind == _POINTER else builder.sext(value, _I64)
+
+        return types.int64(array), codegen
+
+    return intrinsic(asked)
+
+
+axes, flags, dtype = _asked(_AXES, _I32), _asked(_FLAGS, _I32), _asked(_DTYPE, _POINTER)
+
+
+@intrinsic
+def extent(typingctx, array, axis):
+    """The length of one axis, which the array must have."""
+    if not isinstance(array, ObjectType) or not isinstance(axis, types.Integer):
+        return None
+
+    def codegen(context, builder, sig, args):
+        shape = _field(builder, args[0], _SHAPE, _I64.as_pointer())
+        return builder.load(builder.gep(shape, [args[1]]))
+
+    return types.int64(array, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def in_rows(typingctx, array, rows, classes):
+    """The view ``[row, class]`` of a contiguous array."""
+    if not isinstance(array, ObjectType):
+        return None
+    made = ViewType(array.dtype, 2)
+
+    def codegen(context, builder, sig, args):
+        count, length = (
+            context.cast(builder, value, kind, types.intp) for value, kind in zip(args[1:], sig.args[1:], strict=True)
+        )
+        item = _I64(_item_bytes(array.dtype))
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        target.data = _field(builder, args[0], _DATA, target.data.type)
+        target.shape = cgutils.pack_array(builder, [count, length])
+        target.strides = cgutils.pack_array(builder, [builder.mul(length, item), item])
+        return target._getvalue()
+
+    return made(array, rows, classes), codegen
+
+
+@intrinsic
+def in_a_row(typingctx, array, count):
+    """A contiguous array as Numba's of one axis, without an owner."""
+    if not isinstance(array, ObjectType):
+        return None
+    made = types.Array(array.dtype, 1, "C")
+
+    def codegen(context, builder, sig, args):
+        item = _I64(_item_bytes(array.dtype))
+        target = context.make_array(made)(context, builder)
+        data = _field(builder, args[0], _DATA, target.data.type)
+        context.populate_array(target, data=data, shape=[args[1]], strides=[item], itemsize=item, meminfo=None)
+        return target._getvalue()
+
+    return made(array, types.int64), codegen
