@@ -12,7 +12,7 @@ from numba.extending import overload
 
 from .cache import KernelCache, compiling
 from .interrupts import uninterrupted
-from .launch import address_of, borrowed, launch
+from .launch import NO_ROOM, address_of, borrowed, launch
 from .objects import ObjectType
 from .pipeline import KernelCompiler, PartCompiler
 from .share import LINUX, over_threads
@@ -164,7 +164,7 @@ class Loop(Kernel):
             if launcher == 0:
                 work(first, last, tasks, *known)
             elif launch(launcher, work, known, first, last, tasks):
-                raise MemoryError("no memory for what a task works in")
+                raise MemoryError(NO_ROOM)
 
         super().__init__(name, loop, arguments)
 

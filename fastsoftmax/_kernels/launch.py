@@ -17,6 +17,9 @@ from numba.extending import intrinsic
 
 from .share import TASK
 
+# What an error in a task comes to: the one that there can be.
+NO_ROOM = "no memory for what a task works in"
+
 _I32, _I64, _POINTER = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 _LAUNCHER = ir.FunctionType(_POINTER, [_I64] * 4)
 
@@ -78,6 +81,36 @@ def launch(typingctx: Any, launcher: Any, work: Any, arguments: Any, first: Any,
         return builder.icmp_signed("!=", builder.load(_field(builder, block, 2)), _I32(0))
 
     return types.boolean(number, work, arguments, number, number, number), codegen
+
+
+@intrinsic
+def unlocked(typingctx: Any, work: Any, arguments: Any, lets_go: Any) -> Any:
+    """``work(*arguments)``, while others may have Python's lock if it `lets_go`; whether it had an error.
+
+    That is a MemoryError, for whom has the lock to raise.
+    """
+    if not isinstance(arguments, types.BaseTuple) or not isinstance(lets_go, types.Boolean):
+        return None
+    call = work.get_call_type(typingctx, arguments.types, {})
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, values, wanted = args
+        compiled = work.dispatcher.get_compile_result(call)
+        context.active_code_library.add_linking_library(compiled.library)
+        python = context.get_python_api(builder)
+        state = cgutils.alloca_once_value(builder, cgutils.get_null_value(_POINTER))
+        with builder.if_then(wanted):
+            builder.store(python.save_thread(), state)
+        code = context.declare_function(builder.module, compiled.fndesc)
+        given = cgutils.unpack_tuple(builder, values, len(arguments.types))
+        status, _ = context.call_conv.call_function(
+            builder, code, compiled.fndesc.restype, compiled.fndesc.argtypes, given
+        )
+        with builder.if_then(wanted):
+            python.restore_thread(builder.load(state))
+        return status.is_error
+
+    return types.boolean(work, arguments, lets_go), codegen
 
 
 def _field(builder: Any, block: Any, place: int) -> Any:

@@ -10,12 +10,15 @@ import numpy as np
 
 from . import losses, soft_targets
 from .jit import inlined
-from .lengths import BAD_LABEL, BATCHED, DONE, FEW_ROWS, OTHER, PLAIN, SMALL
+from .launch import NO_ROOM, unlocked
+from .lengths import BAD_LABEL, BATCHED, DONE, FEW_ROWS, OTHER, PLAIN, SHORT_ROW, SMALL
 from .objects import CONTIGUOUS, WRITEABLE, axes, dtype, extent, flags, in_a_row, in_rows
 from .simd import width
 from .views import address, lanes_of, view
 
 PLACE = CONTIGUOUS | WRITEABLE
+# Python's lock is kept while no more elements than this are worked on: letting it go takes as long as some of these.
+LOCKED = 4096
 
 
 def over_small(work, operation, reduces=False):
@@ -35,9 +38,10 @@ def over_small(work, operation, reduces=False):
         if not are_apart(results, logits, rows * written, rows * classes, not reduces):
             return OTHER
         w = width(lanes_of(logits))
-        if rows * classes > SMALL // 16 * w or (rows > few and classes <= batched * w):
+        if not is_small(rows, classes, SMALL // 16 * w) or (rows > few and classes <= batched * w):
             return PLAIN
-        work(logits, results, 0, rows, None)
+        if unlocked(work, (logits, results, 0, rows, None), rows * classes > LOCKED):
+            raise MemoryError(NO_ROOM)
         return DONE
 
     return small
@@ -55,9 +59,10 @@ def over_small_gradients(work):
         gradients, outputs, results = in_rows(g, rows, classes), in_rows(y, rows, classes), in_rows(out, rows, classes)
         if not (are_apart(results, gradients, size, size, True) and are_apart(results, outputs, size, size, True)):
             return OTHER
-        if size > SMALL:
+        if not is_small(rows, classes, SMALL):
             return PLAIN
-        work(gradients, results, 0, rows, outputs)
+        if unlocked(work, (gradients, results, 0, rows, outputs), size > LOCKED):
+            raise MemoryError(NO_ROOM)
         return DONE
 
     return small
@@ -81,19 +86,27 @@ def over_small_losses(work, place, needed):
         logits, gradients = in_rows(x, rows, classes), in_rows(out, rows, classes)
         if not are_apart(gradients, logits, rows * classes, rows * classes, True):
             return OTHER, 0, 0, 0, 0.0
-        if rows * classes > SMALL or rows > most:
+        if not is_small(rows, classes, SMALL) or rows > most:
             return PLAIN, 0, 0, 0, 0.0
         table, none, no_weights = np.empty((rows, 1)), np.empty((0, 1)), np.empty(0)
         bad, wrong, count = losses.labels_read(in_a_row(target, rows), table, 0, rows, (classes, ignored))
         total, state = 0.0, BAD_LABEL if bad >= 0 else DONE if count > 0 else OTHER
         if state == DONE:
             extra = (view(table), view(none), view(no_weights), 1.0, 0.0, 0.0, 0.0, 1.0 / count, 0.0)
-            work(logits, place(gradients, view(table)), 0, rows, extra)
+            arguments = logits, place(gradients, view(table)), 0, rows, extra
+            if unlocked(work, arguments, rows * classes > LOCKED):
+                raise MemoryError(NO_ROOM)
             total = soft_targets.column_total(view(table))
         table[0, 0] = 0.0  # it lives until here: a view keeps nothing alive
         return state, bad, wrong, count, total
 
     return small
+
+
+@inlined
+def is_small(rows, classes, most):
+    """Whether so many rows are work for one thread: those of so many elements, or one that is not cut into blocks."""
+    return rows * classes <= most or (rows == 1 and classes <= SHORT_ROW)
 
 
 @inlined
