@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
 import fastsoftmax
 from fastsoftmax import _execute
 from fastsoftmax._execute import BAD_LABEL, DONE, OTHER, PLAIN
+from fastsoftmax._kernels.jit import piece
+from fastsoftmax._kernels.launch import unlocked
 
 ELEMENTWISE = ["softmax", "log_softmax"]
 BACKWARD = ["softmax_backward", "log_softmax_backward"]
@@ -143,3 +147,28 @@ def test_other_dtypes_have_no_code(dtype: str) -> None:
     x = np.zeros((3, 4), dtype)
     assert _execute.small["softmax"][x.dtype](x, x) == OTHER
     assert x.dtype not in _execute.small["softmax"]
+
+
+@piece
+def fails_from_one_on(number: int) -> None:
+    if number > 0:
+        raise MemoryError
+
+
+def test_an_error_comes_back_to_whom_has_the_lock() -> None:
+    def asked(number: int, lets_go: bool) -> Any:
+        return unlocked(fails_from_one_on, (number,), lets_go)
+
+    code = numba.njit(asked).compile((numba.int64, numba.boolean))
+    for lets_go in (False, True):
+        for number in (0, 1):
+            assert code(number, lets_go) == (number > 0)
+
+
+def test_rows_that_let_go_of_the_lock_have_the_same_bits() -> None:
+    x = np.random.default_rng(3).normal(size=(4, 1, 60000)).astype(np.float32)
+    expected = [fastsoftmax.softmax(row, -1) for row in x]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            results = list(pool.map(lambda row: fastsoftmax.softmax(row, -1), x))
+            assert all(np.array_equal(a, b) for a, b in zip(results, expected, strict=True))

@@ -20,7 +20,7 @@ from fastsoftmax._kernels.loops import KERNELS
 from fastsoftmax._kernels.past import LEAST, goes_past, whole_lines
 from fastsoftmax._kernels.shuffles import abreast
 from fastsoftmax._kernels.target import has_avx512, has_f16c
-from fastsoftmax._kernels.tiles import store_tile
+from fastsoftmax._kernels.tiles import columns_of_line_before, store_tile
 from fastsoftmax._kernels.views import lanes_of, view
 
 GUARD = 7  # elements on either side of a result, whose bytes must stay
@@ -157,11 +157,13 @@ def test_long_rows(name: str, rows: int) -> None:
 
 @of_large_results
 @dtypes
-@pytest.mark.parametrize("shape", [(2, 21, 40), (1, 33, 40), (1, 150, 40), (1, 1000, 40)])
+@pytest.mark.parametrize("shape", [(2, 21, 40), (2, 22, 40), (1, 33, 40), (1, 150, 40), (1, 1000, 40)])
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "softmax_backward", "log_softmax_backward"])
 def test_columns(name: str, shape: tuple[int, int, int], dtype: Any) -> None:
+    """Of an even number of classes all begin at the same place of a line, which tiles then end with."""
     outer, classes, at_edge = shape
     inner = LEAST // (outer * classes * np.dtype(dtype).itemsize) + 5
+    inner = inner if classes % 2 else inner // 64 * 64 + 64
     x = numbers((outer, classes, inner), dtype)
     room, out = guarded(x.shape, dtype, 0)
     function = getattr(fastsoftmax, name)
@@ -210,6 +212,25 @@ def test_every_length_from_every_place(times: int, dtype: Any) -> None:
             np.testing.assert_array_equal(out, tile[..., :count])
             out[...] = -1
             assert (room == -1).all()
+
+
+@dtypes
+def test_where_tiles_end(dtype: Any) -> None:
+    """With a line, if one of all classes ends there."""
+
+    def lead(out: Any) -> Any:
+        return columns_of_line_before(view(out))
+
+    code = numba.njit(lead).compile((array_of(dtype, 3),))
+    size = np.dtype(dtype).itemsize
+    lane = 64 // size
+    for inner, alike in ((4 * lane, True), (4 * lane + 1, False)):
+        room = np.zeros((2 * 3 * inner + 2 * lane) * size, np.uint8)
+        for start in range(0, 64, size):
+            begin = -room.ctypes.data % 64 + start
+            out = room[begin : begin + 6 * inner * size].view(dtype).reshape(2, 3, inner)
+            assert code(out) == (start // size if alike else 0)
+            assert code(out[:, :, lane:]) == (start // size if alike else 0)
 
 
 def array_of(dtype: Any, ndim: int) -> Any:

@@ -33,6 +33,7 @@ from .simd import doubles, wide, width
 from .small import PLACE, over_small, over_small_gradients, over_small_losses, to_out, to_table
 from .target import has_avx512
 from .tiles import (
+    columns_of_line_before,
     heap,
     keep_alive,
     load_tile,
@@ -76,14 +77,16 @@ def over_columns(work, write=store_tile):
     """
 
     def loop(first, last, tasks, x, out, extra):
-        w, inner, n = width(in_registers(lanes_of(view(x)))), x.shape[2], x.shape[1]
+        logits, results, more = view(x), view(out), view(extra)
+        like, inner, n = in_registers(lanes_of(logits)), x.shape[2], x.shape[1]
+        w = width(like)
         tiled = tile_columns(n, inner, w) if worth_tiles(x, out) else 0
         step = max(tiled, w)
-        across = (inner + step - 1) // step
+        past = goes_past(results, min(step, inner), logits, more)
+        lead = columns_of_line_before(results) if tiled and past else 0
+        across = (inner + lead + step - 1) // step
         units = x.shape[0] * across
         for task in range(first, last):
-            logits, results, more = view(x), view(out), view(extra)
-            like, past = in_registers(lanes_of(logits)), goes_past(results, min(step, inner), logits, more)
             sums = scratch(wide(like), SUMS_ROOM)
             classes = n if tiled else 1
             # One allocation: of several, those before one that fails would never be freed.
@@ -91,8 +94,9 @@ def over_columns(work, write=store_tile):
             tile, second_room = view(room[:, :classes]), view(room[:, classes:-1])
             result = tile if out.shape[1] == n else view(room[:, -1:])
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
-                o, i = unit // across, unit % across * step
-                count = min(inner - i, step)
+                o, end = unit // across, (unit % across + 1) * step - lead
+                i = max(end - step, 0)
+                count = min(end, inner) - i
                 place = o, i, count
                 if tiled:
                     load_tile(like, tile, logits, o, i, count)

@@ -9,7 +9,7 @@ from fastsoftmax._machine import caches
 
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
-from .past import store_past, whole_lines
+from .past import item_bytes, store_past, whole_lines
 from .simd import LINE, HalfType, is_single, strands, width
 from .views import ViewType, address, lanes_of, view
 
@@ -52,6 +52,19 @@ def worth_tiles(x, out):
         return apart > NEAR or (apart > NEAREST and apart * x.shape[1] > NEAR_BLOCK)
 
     return far_apart
+
+
+@inlined
+def columns_of_line_before(out):
+    """How many columns would come before the first ones in their line, if all classes lie alike; else none.
+
+    Tiles that end with a line store whole ones past the caches: the line of which two tiles store a part is read first
+    (8x21x256x256 as NumPy allocates it, 16 bytes after a line: softmax 0.88 to 0.93 of the time).
+    """
+    item = item_bytes(out)
+    if out.strides[0] % LINE or out.strides[1] % LINE:
+        return 0
+    return address(out) % LINE // item
 
 
 @by_type
