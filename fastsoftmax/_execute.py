@@ -186,7 +186,7 @@ def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: in
 
 
 # Reading so many takes several times as long as a launch.
-MANY_LABELS, LABEL_NS = 32768, 1.0
+MANY_LABELS, LABEL_NS = 65536, 0.2
 
 
 def total(values: np.ndarray) -> float:

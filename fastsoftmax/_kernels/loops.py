@@ -13,6 +13,7 @@ from . import (
     backward,
     batches,
     columns,
+    labels,
     loss_batches,
     loss_blocks,
     loss_columns,
@@ -315,11 +316,11 @@ SOFT_TARGETS = Kernel("soft_rows", soft_targets.soft_rows, (_ROWS, read(2), _ROW
 CAP = Kernel("cap_rows", soft_targets.cap_rows, (_ROWS, _ROWS, TERMS))
 READ_LABELS = Loop(
     "read_labels",
-    losses.read_labels,
+    labels.read_labels,
     (read(1, types.int64), write(2, types.float64), write(2, types.int64), LIMITS),
 )
 READ_FEW_LABELS = Kernel(
-    "read_few_labels", losses.read_few_labels, (read(1, types.int64), write(2, types.float64), LIMITS)
+    "read_few_labels", labels.read_few_labels, (read(1, types.int64), write(2, types.float64), LIMITS)
 )
 SUM = Kernel("sum_numbers", soft_targets.sum_numbers, (read(2),))
 

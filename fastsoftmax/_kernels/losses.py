@@ -40,37 +40,6 @@ from .visits import no_result, row_top, scalar, three_visits, write_nothing
 from .writes import Terms, along, normal, probability_of_kept, spread, terms_at, terms_kept_in, write_probabilities
 
 
-def read_labels(first, last, tasks, labels, table, found, limits):
-    """Read each label once: to the table, or -1 for the ignored. `limits` is the number of classes and ignore_index.
-
-    ``found[task]`` becomes the row of the first bad one, or -1, that label, and how many rows count.
-    """
-    n = labels.shape[0]
-    for task in range(first, last):
-        start, stop = n * task // tasks, n * (task + 1) // tasks
-        found[task, 0], found[task, 1], found[task, 2] = labels_read(labels, table, start, stop, limits)
-
-
-def read_few_labels(labels, table, limits):
-    """The same on the calling thread; the three numbers."""
-    return labels_read(labels, table, 0, labels.shape[0], limits)
-
-
-@piece
-def labels_read(labels, table, start, stop, limits):
-    bad, wrong, count = -1, 0, 0
-    for row in range(start, stop):
-        label = labels[row]
-        if label == limits[1]:
-            table[row, 0] = -1.0
-        else:
-            table[row, 0] = label
-            count += 1
-            if bad < 0 and (label < 0 or label >= limits[0]):
-                bad, wrong = row, label
-    return bad, wrong, count
-
-
 @by_type
 def opened(extra):
     """``(table, more, weights, terms, scale)``."""

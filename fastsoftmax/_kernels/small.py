@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import losses, soft_targets
+from . import soft_targets
 from .jit import inlined
+from .labels import labels_read
 from .launch import NO_ROOM, unlocked
 from .lengths import BAD_LABEL, BATCHED, DONE, FEW_ROWS, OTHER, PLAIN, SHORT_ROW, SMALL
 from .objects import CONTIGUOUS, WRITEABLE, axes, dtype, extent, flags, in_a_row, in_rows
@@ -69,7 +70,7 @@ def over_small_gradients(work):
 
 
 def over_small_losses(work, place, needed):
-    """The mean loss of a few rows, `most` at most, in one call: as `losses.read_labels`, then the sum of the losses.
+    """The mean loss of a few rows, `most` at most, in one call: as `labels.read_labels`, then the sum of the losses.
 
     `place` is where results go: gradients to `out`, losses to their table (`out` is then any array like `x`). What
     comes back is what was done, the row of a label that is none and that label, how many rows count, and the sum of
@@ -89,7 +90,7 @@ def over_small_losses(work, place, needed):
         if not is_small(rows, classes, SMALL) or rows > most:
             return PLAIN, 0, 0, 0, 0.0
         table, none, no_weights = np.empty((rows, 1)), np.empty((0, 1)), np.empty(0)
-        bad, wrong, count = losses.labels_read(in_a_row(target, rows), table, 0, rows, (classes, ignored))
+        bad, wrong, count = labels_read(in_a_row(target, rows), table, 0, rows, (classes, ignored))
         total, state = 0.0, BAD_LABEL if bad >= 0 else DONE if count > 0 else OTHER
         if state == DONE:
             extra = (view(table), view(none), view(no_weights), 1.0, 0.0, 0.0, 0.0, 1.0 / count, 0.0)

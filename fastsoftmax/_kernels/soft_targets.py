@@ -114,8 +114,10 @@ def sum_numbers(values):
 @inlined
 def column_total(numbers):
     like, n = doubles(0.0), numbers.shape[0]
-    total = empty_sum(like)
-    for j in range(0, n, width(like)):
-        total = add(total, load(like, numbers, (0, j), n - j, 0.0))
+    total, left = empty_sum(like), n % width(like)
+    for j in range(0, n - left, width(like)):
+        total = add(total, load(like, numbers, (0, j), None, 0.0))
+    if left:
+        total = add(total, load(like, numbers, (0, n - left), left, 0.0))
     s, rest = across(like, total)
     return whole(s, rest)

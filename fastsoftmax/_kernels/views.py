@@ -174,6 +174,22 @@ def anew(typingctx, array):
 
 
 @intrinsic(prefer_literal=True)
+def as_doubles(typingctx, array):
+    """The view of integers of 64 bits as float64 numbers of the same bits."""
+    if not isinstance(array, ViewType) or array.dtype != types.int64:
+        return None
+    made = ViewType(types.float64, array.ndim)
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        target.data, target.shape, target.strides = source.data, source.shape, source.strides
+        return target._getvalue()
+
+    return made(array), codegen
+
+
+@intrinsic(prefer_literal=True)
 def from_row(typingctx, array, row):
     """The view of an array's rows from one on."""
     if not isinstance(array, ViewType) or not isinstance(row, types.Integer):

@@ -1,0 +1,70 @@
+"""Labels: data from outside, read once to a table, checked, and only then used."""
+
+from __future__ import annotations
+
+from .jit import inlined, piece
+from .memory import load, store
+from .online import across
+from .simd import bits, doubles, from_bits, full, select, width
+from .views import as_doubles, view
+
+# A whole number of at most 52 bits, put into these of a double, is the digits behind 2**52.
+WHOLE = 2.0**52
+BITS_OF_WHOLE = 0x4330000000000000
+
+
+def read_labels(first, last, tasks, labels, table, found, limits):
+    """Read each label once: to the table, or -1 for the ignored. `limits` is the number of classes and ignore_index.
+
+    ``found[task]`` becomes the row of the first bad one, or -1, that label, and how many rows count.
+    """
+    n = labels.shape[0]
+    for task in range(first, last):
+        start, stop = n * task // tasks, n * (task + 1) // tasks
+        found[task, 0], found[task, 1], found[task, 2] = labels_read(labels, table, start, stop, limits)
+
+
+def read_few_labels(labels, table, limits):
+    """The same on the calling thread; the three numbers."""
+    return labels_read(labels, table, 0, labels.shape[0], limits)
+
+
+@piece
+def labels_read(labels, table, start, stop, limits):
+    """The first bad row or -1, its label, and how many rows count: in vectors, and where one is bad, one by one."""
+    at, count = start, 0
+    if labels.strides[0] == labels.itemsize and table.strides[0] == table.itemsize:
+        at = stop - (stop - start) % width(doubles(0.0))
+        count, good = whole_vectors(view(labels), view(table), start, at, limits)
+        if not good:
+            at, count = start, 0
+    bad, wrong = -1, 0
+    for row in range(at, stop):
+        label = labels[row]
+        if label == limits[1]:
+            table[row, 0] = -1.0
+        else:
+            table[row, 0] = label
+            count += 1
+            if bad < 0 and (label < 0 or label >= limits[0]):
+                bad, wrong = row, label
+    return bad, wrong, count
+
+
+@inlined
+def whole_vectors(labels, table, start, stop, limits):
+    """How many rows count, and whether all their labels are good: what is no number of a class is 2**52 off or more."""
+    like = doubles(0.0)
+    numbers, classes = as_doubles(labels), float(limits[0])
+    counted, good = full(like, 0.0), full(like, 0.0)
+    for row in range(start, stop, width(like)):
+        label = bits(load(like, numbers, (row,), None, 0.0))
+        number = from_bits(label + BITS_OF_WHOLE) - WHOLE
+        ignored = label == limits[1]
+        counts = select(ignored, full(like, 0.0), full(like, 1.0))
+        of_class = select(number < 0.0, full(like, 0.0), select(number < classes, full(like, 1.0), full(like, 0.0)))
+        counted, good = counted + counts, good + select(ignored, full(like, 1.0), of_class)
+        store(table, (0, row), select(ignored, full(like, -1.0), number), None)
+    count, _ = across(like, (counted, full(like, 0.0)))
+    right, _ = across(like, (good, full(like, 0.0)))
+    return int(count), right == stop - start
