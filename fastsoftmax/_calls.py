@@ -19,31 +19,37 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None, temperature
     """
     scale = None if temperature is _arguments.ONE else _arguments.scale_of(temperature)
     if scale is None and _arguments.on_last_axis(x, axis, out):
-        result = np.empty(x.shape, x.dtype) if out is None else out
-        state = _execute.small[operation][x.dtype](x, result)
-        if state == _execute.PLAIN:
-            _run_plain(operation, _arguments.in_rows(x), _arguments.in_rows(result), None)
-        if state != _execute.OTHER:
-            return result
+        kind = x.dtype
+        code = _execute.small[operation][kind]
+        if code is not None and (out is not None or x.flags.c_contiguous):
+            result = np.empty(x.shape, kind) if out is None else out
+            state = code(x, result, kind)
+            if state == _execute.LARGE:
+                _run_plain(operation, _arguments.in_rows(x), _arguments.in_rows(result), None)
+            if state != _execute.OTHER:
+                return result
     return _quick_others(operation, (x,), axis, out, scale)
 
 
 def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | None) -> np.ndarray | None:
     """The gradients of the simplest of calls; None if this is another one."""
     if type(y) is np.ndarray and _arguments.on_last_axis(g, axis, out):
-        result = np.empty(g.shape, g.dtype) if out is None else out
-        state = _execute.small[operation][g.dtype](g, y, result)
-        if state == _execute.PLAIN:
-            _run_plain(operation, _arguments.in_rows(g), _arguments.in_rows(result), _arguments.in_rows(y))
-        if state != _execute.OTHER:
-            return result
+        kind = g.dtype
+        code = _execute.small[operation][kind]
+        if code is not None and (out is not None or g.flags.c_contiguous):
+            result = np.empty(g.shape, kind) if out is None else out
+            state = code(g, y, result, kind)
+            if state == _execute.LARGE:
+                _run_plain(operation, _arguments.in_rows(g), _arguments.in_rows(result), _arguments.in_rows(y))
+            if state != _execute.OTHER:
+                return result
     return _quick_others(operation, (g, y), axis, out, None)
 
 
 def _quick_others(
     operation: str, arrays: tuple[Any, ...], axis: Any, out: np.ndarray | None, scale: Any
 ) -> np.ndarray | None:
-    """The same, forwards or backwards, for contiguous arrays of other axes than two, or with classes on another one."""
+    """The same, forwards or backwards, for whatever else is contiguous: classes on other axes, temperatures."""
     x = arrays[0]
     seen = _arguments.contiguous(x, axis)
     if seen is None or _arguments.dtype_name(x.dtype) is None:
@@ -59,7 +65,7 @@ def _quick_others(
     if out is None:
         out = np.empty(x.shape, x.dtype)
     place = out.reshape(seen.shape)
-    if scale is None and seen.ndim == 2 and _execute.small[operation][x.dtype](*read, place) == _execute.DONE:
+    if scale is None and seen.ndim == 2 and _is_done(operation, *read, place):
         return out
     _run_plain(operation, seen, place, scale if len(read) == 1 else read[1])
     return out
@@ -68,12 +74,15 @@ def _quick_others(
 def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
     """The log-sum-exps of a contiguous array; None if this is another call."""
     if _arguments.on_last_axis(a, axis, out):
-        sums = np.empty(a.shape[:-1], a.dtype) if out is None else out
-        state = _execute.small["logsumexp"][a.dtype](a, sums)
-        if state == _execute.PLAIN:
-            _run_plain("logsumexp", _arguments.in_rows(a), sums.reshape(-1, 1), None)
-        if state != _execute.OTHER:
-            return sums if sums.ndim or out is not None else sums[()]
+        kind = a.dtype
+        code = _execute.small["logsumexp"][kind]
+        if code is not None and (out is not None or a.flags.c_contiguous):
+            sums = np.empty(a.shape[:-1], kind) if out is None else out
+            state = code(a, sums, kind)
+            if state == _execute.LARGE:
+                _run_plain("logsumexp", _arguments.in_rows(a), sums.reshape(-1, 1), None)
+            if state != _execute.OTHER:
+                return sums if sums.ndim or out is not None else sums[()]
     x = _arguments.contiguous(a, axis)
     if x is None or _arguments.dtype_name(x.dtype) is None:
         return None
@@ -84,10 +93,17 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
         sums = out
     else:
         return None
-    if x.ndim == 3 or _execute.small["logsumexp"][a.dtype](x, sums.reshape(-1)) != _execute.DONE:
+    if x.ndim == 3 or not _is_done("logsumexp", x, sums.reshape(-1)):
         kept = sums.reshape(-1, 1) if x.ndim == 2 else sums.reshape(-1, 1, x.shape[2])
         _run_plain("logsumexp", x, kept, None)
     return sums[()] if out is None else out
+
+
+def _is_done(operation: str, *arrays: np.ndarray) -> bool:
+    """Whether the arrays, of which the first is rows of the last axis, were small enough for the one compiled call."""
+    kind = arrays[0].dtype
+    code = _execute.small[operation][kind]
+    return code is not None and bool(code(*arrays, kind) == _execute.DONE)
 
 
 def _run_plain(operation: str, x: np.ndarray, out: np.ndarray, extra: Any) -> None:

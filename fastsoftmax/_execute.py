@@ -14,12 +14,8 @@ import numpy as np
 from . import _threads
 from ._kernels.cache import folder
 from ._kernels.jit import DTYPES, Kernel, Loop, launchers
-from ._kernels.lengths import BAD_LABEL as BAD_LABEL
 from ._kernels.lengths import BLOCK
-from ._kernels.lengths import DONE as DONE
 from ._kernels.lengths import FEW_LABELLED_ROWS as FEW_LABELLED_ROWS
-from ._kernels.lengths import OTHER as OTHER
-from ._kernels.lengths import PLAIN as PLAIN
 from ._kernels.loops import (
     BLOCK_STATES,
     CAP,
@@ -32,6 +28,10 @@ from ._kernels.loops import (
     SUM,
     WEIGHTED,
 )
+from ._kernels.small import BAD_LABEL as BAD_LABEL
+from ._kernels.small import DONE as DONE
+from ._kernels.small import LARGE as LARGE
+from ._kernels.small import OTHER as OTHER
 from ._machine import get_num_threads as get_num_threads
 from ._machine import set_num_threads as set_num_threads
 from ._machine import threads as threads
@@ -197,32 +197,24 @@ def total(values: np.ndarray) -> float:
     return sum_of
 
 
-class _SmallCode(dict[np.dtype, Callable[..., Any]]):
-    """The compiled code for a few small rows (see `_kernels.small`), by the dtype of the first of its arrays."""
+class _SmallCode(dict[np.dtype, Callable[..., Any] | None]):
+    """The compiled code for a few small rows (see `_kernels.small`), by the dtype of the first of its arrays.
 
-    def __init__(self, kernel: Kernel, other: Callable[..., Any]) -> None:
+    It is called with the arrays and that dtype. None for what kernels do not read as it is.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
         super().__init__()
-        self._kernel, self._other = kernel, other
+        self._kernel = kernel
 
-    def __missing__(self, dtype: np.dtype) -> Callable[..., Any]:
+    def __missing__(self, dtype: np.dtype) -> Callable[..., Any] | None:
         if not dtype.isnative or dtype.name not in DTYPES:
-            return self._other
+            return None
         code = self[dtype] = self._kernel.compiled(dtype.name)
         return code
 
 
-def _other(*arguments: Any) -> int:
-    return OTHER
-
-
-def _other_loss(*arguments: Any) -> tuple[int, int, int, int, float]:
-    return OTHER, 0, 0, 0, 0.0
-
-
-small = {
-    operation: _SmallCode(kernel, _other_loss if operation.startswith("cross_entropy") else _other)
-    for operation, kernel in SMALL_KERNELS.items()
-}
+small = {operation: _SmallCode(kernel) for operation, kernel in SMALL_KERNELS.items()}
 
 
 def run_weighted(a: np.ndarray, out: np.ndarray, b: np.ndarray) -> None:

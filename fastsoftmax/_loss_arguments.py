@@ -142,9 +142,9 @@ def loss_request(
     )
 
 
-def are_labels(target: Any) -> bool:
-    """Whether this is an array of labels as kernels read them."""
-    return type(target) is np.ndarray and (target.dtype is INT64 or target.dtype == INT64)
+def is_for_labels(kind: np.dtype) -> bool:
+    """Whether kernels read labels of this dtype as they are."""
+    return kind is INT64 or kind == INT64
 
 
 def straight(logits: Any, target: Any, axis: Any, out: Any) -> tuple[np.ndarray, np.ndarray] | None:
@@ -313,8 +313,7 @@ def _fix(target: np.ndarray, shape: tuple[int, ...], axis: int) -> str:
 def _table(labels: np.ndarray, logits: np.ndarray, axis: int, ignored: int) -> tuple[np.ndarray, int]:
     """Class indices as float64 numbers, -1 where ignored, in memory as the logits lie; and how many are not ignored.
 
-    This is the one time that the labels are read: what is checked here is what kernels use, whatever becomes of the
-    caller's array meanwhile.
+    What is copied and checked here is what kernels use, whatever becomes of the caller's array meanwhile.
     """
     classes = logits.shape[axis]
     table = one_number_a_row(logits, axis)

@@ -54,18 +54,21 @@ def quick(
         return None
     if ignored is not DEFAULT_IGNORE_INDEX and not _loss_arguments.is_int64(ignored):
         return None
-    state = _execute.OTHER
-    if _loss_arguments.are_labels(target) and _arguments.on_last_axis(logits, axis, out):
+    state, code = _execute.OTHER, None
+    if type(target) is np.ndarray and _arguments.on_last_axis(logits, axis, out):
+        kind, label_kind = logits.dtype, target.dtype
+        if _loss_arguments.is_for_labels(label_kind) and (out is not None or logits.flags.c_contiguous):
+            code = _execute.small[operation][kind]
+    if code is not None:
         gradient = _gradient(operation, logits, out)
         few = _execute.FEW_LABELLED_ROWS if options is PLAIN else 0
         place = logits if gradient is None else gradient  # where there is no gradient, nothing is written
-        code = _execute.small[operation][logits.dtype]
-        state, bad, label, count, total = code(logits, target, place, ignored, few)
+        state, bad, label, count, total = code(logits, target, place, kind, label_kind, ignored, few)
         if state == _execute.DONE:
-            return _number(total / count, logits.dtype == FLOAT64), gradient
+            return _number(total / count, kind == FLOAT64), gradient
         if state == _execute.BAD_LABEL:
             raise _loss_arguments.bad_row(bad, target.shape, label, logits.shape[-1], ignored)
-    if state == _execute.PLAIN:
+    if state == _execute.LARGE:
         return _quick_rows(operation, _arguments.in_rows(logits), target, gradient, ignored, options)
     seen = _loss_arguments.straight(logits, target, axis, out)
     return None if seen is None else _quick_rows(operation, *seen, _gradient(operation, logits, out), ignored, options)

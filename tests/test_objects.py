@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 
 import fastsoftmax
 from fastsoftmax import _execute
-from fastsoftmax._execute import BAD_LABEL, DONE, OTHER, PLAIN
+from fastsoftmax._execute import BAD_LABEL, DONE, LARGE, OTHER
 from fastsoftmax._kernels.jit import piece
 from fastsoftmax._kernels.launch import unlocked
 
@@ -22,6 +25,22 @@ DTYPES = ["float32", "float64", "float16"]
 
 def ones(*shape: int, dtype: Any = np.float32) -> np.ndarray:
     return np.ones(shape, dtype)
+
+
+def state_of(operation: str, *arrays: np.ndarray) -> int:
+    """What the compiled code for the first array's dtype says."""
+    kind = arrays[0].dtype
+    code = _execute.small[operation][kind]
+    assert code is not None
+    state: int = code(*arrays, kind)
+    return state
+
+
+def loss_of(operation: str, x: np.ndarray, labels: np.ndarray, out: np.ndarray, most: int = 64) -> tuple[Any, ...]:
+    code = _execute.small[operation][x.dtype]
+    assert code is not None
+    found: tuple[Any, ...] = code(x, labels, out, x.dtype, labels.dtype, -100, most)
+    return found
 
 
 def read_only(x: np.ndarray) -> np.ndarray:
@@ -55,7 +74,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
 def test_refused(operation: str, case: str) -> None:
     x, out = OTHERS[case]
     before = out.copy()
-    assert _execute.small[operation][x.dtype](x, out) == OTHER
+    assert state_of(operation, x, out) == OTHER
     assert np.array_equal(out, before)
 
 
@@ -63,14 +82,19 @@ def test_refused(operation: str, case: str) -> None:
 @pytest.mark.parametrize("operation", BACKWARD)
 def test_refused_backwards(operation: str, case: str) -> None:
     x, out = OTHERS[case]
-    code, before = _execute.small[operation][x.dtype], out.copy()
-    assert code(x, np.ones(x.shape, x.dtype), out) == OTHER
-    if "out" in case:  # what cannot be a place, for another dtype or shape, cannot be the output of a forward pass
-        place = np.ones(x.shape, x.dtype)
-        expected = DONE if case == "out that is read-only" or out.base is ALIKE else OTHER
-        if x.flags.c_contiguous:
-            assert code(x, out, place) == expected
+    before = out.copy()
+    assert state_of(operation, x, np.ones(x.shape, x.dtype), out) == OTHER
     assert np.array_equal(out, before)
+
+
+@pytest.mark.parametrize("case", [name for name in OTHERS if "dtype" in name or "shape" in name or "order" in name])
+@pytest.mark.parametrize("operation", BACKWARD)
+def test_outputs_that_are_refused(operation: str, case: str) -> None:
+    x, wrong = OTHERS[case]
+    out = ones(3, 4)
+    assert state_of(operation, x, wrong, out) == OTHER
+    assert (out == 1).all()
+    assert state_of(operation, x, read_only(x), out) == DONE
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -81,57 +105,85 @@ def test_taken(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> 
     flat = x.reshape(-1, shape[-1])
     for operation in ELEMENTWISE:
         out = np.empty_like(x)
-        assert _execute.small[operation][x.dtype](x, out) == DONE
+        assert state_of(operation, x, out) == DONE
         assert np.array_equal(out, getattr(fastsoftmax, operation)(flat[:, ::-1][:, ::-1], -1).reshape(shape))
         same = x.copy()
-        assert _execute.small[operation][x.dtype](same, same) == DONE
+        assert state_of(operation, same, same) == DONE
         assert np.array_equal(same, out)
     sums = np.empty(shape[:-1], dtype)
-    assert _execute.small["logsumexp"][x.dtype](x, sums) == DONE
+    assert state_of("logsumexp", x, sums) == DONE
     assert np.array_equal(sums, fastsoftmax.logsumexp(x[..., ::-1][..., ::-1], -1))
     for operation in BACKWARD:
         out = np.empty_like(x)
-        assert _execute.small[operation][x.dtype](x, y, out) == DONE
+        assert state_of(operation, x, y, out) == DONE
         assert np.array_equal(out, getattr(fastsoftmax, operation)(x, y[..., ::-1][..., ::-1], -1))
 
 
 def test_sums_are_apart_from_what_they_sum_up() -> None:
     x = ones(3, 4)
-    code = _execute.small["logsumexp"][x.dtype]
-    assert code(x, x.reshape(-1)[:3]) == OTHER
-    assert code(x, ones(4)) == OTHER
-    assert code(x, ones(3, 1)) == OTHER
-    assert code(x, ones(3)) == DONE
+    assert state_of("logsumexp", x, x.reshape(-1)[:3]) == OTHER
+    assert state_of("logsumexp", x, ones(4)) == OTHER
+    assert state_of("logsumexp", x, ones(3, 1)) == OTHER
+    assert state_of("logsumexp", x, ones(3)) == DONE
 
 
 def test_what_is_large_is_left_to_others() -> None:
     x = ones(300, 100)
-    assert _execute.small["softmax"][x.dtype](x, np.empty_like(x)) == PLAIN
-    assert _execute.small["softmax_backward"][x.dtype](x, x, np.empty_like(x)) == PLAIN
-    labels = np.zeros(300, np.int64)
-    assert _execute.small["cross_entropy"][x.dtype](x, labels, x, -100, 64)[0] == PLAIN
+    assert state_of("softmax", x, np.empty_like(x)) == LARGE
+    assert state_of("softmax_backward", x, x, np.empty_like(x)) == LARGE
+    assert loss_of("cross_entropy", x, np.zeros(300, np.int64), x)[0] == LARGE
 
 
 @pytest.mark.parametrize("operation", ["cross_entropy", "cross_entropy_with_grad"])
 def test_losses(operation: str) -> None:
     x, out, labels = ones(2, 3, 4), np.full((2, 3, 4), 7, np.float32), np.array([[0, 1, 2], [3, -100, 0]])
-    code = _execute.small[operation][x.dtype]
     wrong = labels.copy()
     wrong[1, 2] = 4
-    assert code(x, wrong, out, -100, 64)[:3] == (BAD_LABEL, 5, 4)
+    assert loss_of(operation, x, wrong, out)[:3] == (BAD_LABEL, 5, 4)
     for others in (labels.T, labels[:1], labels.reshape(-1), labels[:, ::-1]):
-        assert code(x, others, out, -100, 64)[0] == OTHER
-    assert code(x, np.full((2, 3), -100), out, -100, 64)[0] == OTHER
-    assert code(x, labels, out, -100, 5)[0] == PLAIN
+        assert loss_of(operation, x, others, out)[0] == OTHER
+    assert loss_of(operation, x, np.full((2, 3), -100), out)[0] == OTHER
+    assert loss_of(operation, x, labels, out, most=5)[0] == LARGE
     assert (out == 7).all()
-    state, _, _, count, total = code(x, labels, out, -100, 64)
+    state, _, _, count, total = loss_of(operation, x, labels, out)
     assert (state, count) == (DONE, 5)
     assert total == pytest.approx(5 * np.log(4))
     if operation == "cross_entropy":
-        assert code(read_only(x), labels, read_only(x), -100, 64)[0] == DONE
+        assert loss_of(operation, read_only(x), labels, read_only(x))[0] == DONE
     else:
-        assert code(x, labels, read_only(x), -100, 64)[0] == OTHER
+        assert loss_of(operation, x, labels, read_only(x))[0] == OTHER
         assert (out != 7).all()
+
+
+def test_arrays_that_have_got_another_dtype_are_refused() -> None:
+    """Another thread may change it between Python's question and the call."""
+    x, out, labels = ones(3, 4), ones(3, 4), np.zeros(3, np.int64)
+    for operation in (*ELEMENTWISE, "logsumexp", *BACKWARD):
+        code, kind = _execute.small[operation][x.dtype], np.dtype(np.float64)
+        assert code is not None
+        arrays = (x, out, out) if operation in BACKWARD else (x, ones(3) if operation == "logsumexp" else out)
+        assert code(*arrays, x.dtype) == DONE
+        assert code(*arrays, kind) == OTHER
+        assert code(*(array.astype(float) for array in arrays), x.dtype) == OTHER
+    code = _execute.small["cross_entropy"][x.dtype]
+    assert code is not None
+    assert code(x, labels, x, x.dtype, labels.dtype, -100, 64)[0] == DONE
+    assert code(x, labels.astype(np.int8), x, x.dtype, labels.dtype, -100, 64)[0] == OTHER
+    assert code(x.astype(float), labels, x.astype(float), x.dtype, labels.dtype, -100, 64)[0] == OTHER
+
+
+@pytest.mark.parametrize("shape", [(2**22, 2**22), (2**20, 4, 2**20)])
+def test_nothing_is_made_before_all_is_asked(shape: tuple[int, ...]) -> None:
+    """Results of terabytes would be a MemoryError."""
+    huge = np.broadcast_to(np.complex64(1), shape)
+    for function in (fastsoftmax.softmax, fastsoftmax.log_softmax, fastsoftmax.logsumexp):
+        with pytest.raises(TypeError, match="complex64"):
+            function(huge, -1)
+    real = np.broadcast_to(np.float32(1), shape)
+    with pytest.raises(ValueError, match="target has shape"):
+        fastsoftmax.cross_entropy_with_grad(real, np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match="grad_output has shape"):
+        fastsoftmax.softmax_backward(real, ones(3), -1)
 
 
 def test_equal_dtypes_are_enough() -> None:
@@ -145,24 +197,49 @@ def test_equal_dtypes_are_enough() -> None:
 @pytest.mark.parametrize("dtype", [">f4", "int32", "object", "complex64", "U3", "float32,float32"])
 def test_other_dtypes_have_no_code(dtype: str) -> None:
     x = np.zeros((3, 4), dtype)
-    assert _execute.small["softmax"][x.dtype](x, x) == OTHER
+    assert _execute.small["softmax"][x.dtype] is None
     assert x.dtype not in _execute.small["softmax"]
 
 
 @piece
-def fails_from_one_on(number: int) -> None:
-    if number > 0:
+def turns(count: int, start: float) -> None:
+    """Work for a while; an error if that comes to NaN."""
+    for i in range(count):
+        start = start * 0.5 + i
+    if start != start:
         raise MemoryError
 
 
-def test_an_error_comes_back_to_whom_has_the_lock() -> None:
-    def asked(number: int, lets_go: bool) -> Any:
-        return unlocked(fails_from_one_on, (number,), lets_go)
+def unlocked_turns() -> Any:
+    def asked(count: int, start: float, lets_go: bool) -> Any:
+        return unlocked(turns, (count, start), lets_go)
 
-    code = numba.njit(asked).compile((numba.int64, numba.boolean))
-    for lets_go in (False, True):
-        for number in (0, 1):
-            assert code(number, lets_go) == (number > 0)
+    return numba.njit(asked).compile((numba.int64, numba.float64, numba.boolean))
+
+
+@pytest.mark.parametrize("lets_go", [False, True])
+def test_an_error_comes_back_to_whom_has_the_lock(lets_go: bool) -> None:
+    code = unlocked_turns()
+    assert [code(9, start, lets_go) for start in (0.0, np.nan, 2.0)] == [False, True, False]
+
+
+@pytest.mark.parametrize("lets_go", [False, True])
+def test_the_lock_is_let_go(lets_go: bool) -> None:
+    """Another thread gets it, which nothing else here would give it for minutes."""
+    code, came, before = unlocked_turns(), [], sys.getswitchinterval()
+    sys.setswitchinterval(600)
+    try:
+        _thread.start_new_thread(came.append, (1,))
+        for _ in range(100):
+            code(10_000_000, 0.0, lets_go)
+            if came or not lets_go:
+                break
+        had = list(came)
+    finally:
+        sys.setswitchinterval(before)
+    assert bool(had) == lets_go
+    while not came:
+        time.sleep(0.001)
 
 
 def test_rows_that_let_go_of_the_lock_have_the_same_bits() -> None:

@@ -160,7 +160,9 @@ CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
     ((3, 5), -1, []),  # small, and plain: by a kernel without a plan
     ((3, 5), None, []),
     ((3, 4096), -1, []),
-    ((3, 4097), None, ["rows"]),
+    ((3, 4097), -1, ["rows"]),
+    ((2, 32768), None, []),  # one row for one thread
+    ((2, 32769), None, ["split"]),
     ((64, 5), -1, []),
     ((65, 2), -1, ["pairs"]),
     ((65, 5), -1, ["narrow"]),

@@ -1,4 +1,4 @@
-"""Labels: data from outside, read once to a table, checked, and only then used."""
+"""Labels: data from outside, copied to a table and checked there, so that what is used is what was checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BITS_OF_WHOLE = 0x4330000000000000
 
 
 def read_labels(first, last, tasks, labels, table, found, limits):
-    """Read each label once: to the table, or -1 for the ignored. `limits` is the number of classes and ignore_index.
+    """Copy the labels to the table, as -1 the ignored. `limits` is the number of classes and ignore_index.
 
     ``found[task]`` becomes the row of the first bad one, or -1, that label, and how many rows count.
     """
@@ -31,7 +31,11 @@ def read_few_labels(labels, table, limits):
 
 @piece
 def labels_read(labels, table, start, stop, limits):
-    """The first bad row or -1, its label, and how many rows count: in vectors, and where one is bad, one by one."""
+    """The first bad row or -1, its label, and how many rows count.
+
+    They are read in vectors, and where one of them is bad, once more one by one: who changes labels meanwhile gets what
+    the table then holds.
+    """
     at, count = start, 0
     if labels.strides[0] == labels.itemsize and table.strides[0] == table.itemsize:
         at = stop - (stop - start) % width(doubles(0.0))

@@ -25,9 +25,6 @@ SUMS_ROOM = 8 * KEPT
 # Plain arrays of up to this many elements have a kernel that looks at the array itself: what Python asks of an array
 # takes longer than a few rows. A matter of speed alone, as all that follows.
 SMALL = 12288
-# What it says: that this is another call, that it is done, that the arrays are plain but too large for it, and that a
-# label is none.
-OTHER, DONE, PLAIN, BAD_LABEL = 0, 1, 2, 3
 # It takes rows one by one: so many where a batch would be faster (measured: 64x10 softmax 2.4 us one by one, 3.1 at
 # once and with what Python asks; 33x10 log_softmax 3.8 and 3.1).
 FEW_ROWS = {"softmax": 64, "log_softmax": 24, "logsumexp": 40}

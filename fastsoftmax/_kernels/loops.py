@@ -227,7 +227,8 @@ def _kernels(
 
 
 # operation -> kernel for small plain rows
-_ONE, _TWO, _LABELLED = (OBJECT, OBJECT), (OBJECT, OBJECT, OBJECT), (OBJECT, LABELS, OBJECT, NUMBER, NUMBER)
+_ONE, _TWO = (OBJECT,) * 3, (OBJECT,) * 4
+_LABELLED = (OBJECT, LABELS, OBJECT, OBJECT, OBJECT, NUMBER, NUMBER)
 SMALL_KERNELS = {
     name: Kernel(f"{name}_small", function, arguments)
     for name, function, arguments in (

@@ -5,7 +5,9 @@ each answer to a question about one: 25 ns an array, 20 to 40 a question, where 
 reads the array object itself. How that lies in memory is part of NumPy's binary interface, which every extension module
 is compiled against (PyArrayObject, in NumPy's C API); how long the head of any object is, Python tells.
 
-The caller makes sure that they are arrays, and holds Python's lock: else another thread may give one a new shape.
+The caller makes sure that they are arrays, keeps them alive, and holds Python's lock. Until the compiled code is called
+another thread may give an array a new shape or a new dtype, so all is asked there: also whether the array still has the
+dtype that the code was chosen by.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ CONTIGUOUS, WRITEABLE = 0x1, 0x400
 
 
 class ObjectType(types.Type):
-    """An array object, of elements that the caller knows."""
+    """An array object whose elements, if it `is_of` their dtype, are of a type; or that dtype itself."""
 
     def __init__(self, dtype: types.Type) -> None:
         self.dtype = dtype
@@ -71,6 +73,14 @@ axes, flags, dtype = _asked(_AXES, _I32), _asked(_FLAGS, _I32), _asked(_DTYPE, _
 
 
 @intrinsic
+def identity(typingctx, value):
+    """The address of an object, which tells it apart from others."""
+    if not isinstance(value, ObjectType):
+        return None
+    return types.int64(value), lambda context, builder, sig, args: builder.ptrtoint(args[0], _I64)
+
+
+@intrinsic
 def extent(typingctx, array, axis):
     """The length of one axis, which the array must have."""
     if not isinstance(array, ObjectType) or not isinstance(axis, types.Integer):
@@ -106,7 +116,7 @@ def in_rows(typingctx, array, rows, classes):
 
 @intrinsic
 def in_a_row(typingctx, array, count):
-    """A contiguous array as Numba's of one axis, without an owner."""
+    """A contiguous array as Numba's of one axis, that counts no references."""
     if not isinstance(array, ObjectType):
         return None
     made = types.Array(array.dtype, 1, "C")

@@ -1,7 +1,7 @@
 """Loops over arrays so small that what Python asks of them takes longer than the work.
 
-They are handed over as they are (see `objects`): the caller has made sure that they are arrays, and of the dtype of the
-first, which is contiguous in most calls. Everything else is asked here, where it costs nothing.
+They are handed over as they are (see `objects`), with the dtype that the code was chosen by: the caller has made sure
+that they are arrays. Everything else is asked here, where it costs nothing.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from . import soft_targets
 from .jit import inlined
 from .labels import labels_read
 from .launch import NO_ROOM, unlocked
-from .lengths import BAD_LABEL, BATCHED, DONE, FEW_ROWS, OTHER, PLAIN, SHORT_ROW, SMALL
-from .objects import CONTIGUOUS, WRITEABLE, axes, dtype, extent, flags, in_a_row, in_rows
+from .lengths import BATCHED, FEW_ROWS, SHORT_ROW, SMALL
+from .objects import CONTIGUOUS, WRITEABLE, axes, dtype, extent, flags, identity, in_a_row, in_rows
 from .simd import width
 from .views import address, lanes_of, view
 
+# What they say: this is another call; it is done; the arrays are plain, but too large; a label is none.
+OTHER, DONE, LARGE, BAD_LABEL = 0, 1, 2, 3
 PLACE = CONTIGUOUS | WRITEABLE
-# Python's lock is kept while no more elements than this are worked on: letting it go takes as long as some of these.
+# Python's lock is kept while no more elements than this are worked on, a microsecond or so.
 LOCKED = 4096
 
 
@@ -29,9 +31,9 @@ def over_small(work, operation, reduces=False):
     """
     few, batched = FEW_ROWS[operation], BATCHED[operation]
 
-    def small(x, out):
+    def small(x, out, kind):
         last = axes(x) - 1
-        if not (is_dense(x) and is_like(out, x, last if reduces else last + 1, PLACE)):
+        if not (is_dense(x, kind) and is_like(out, x, last if reduces else last + 1, PLACE)):
             return OTHER
         rows, classes = rows_of(x), extent(x, last)
         written = 1 if reduces else classes
@@ -40,7 +42,7 @@ def over_small(work, operation, reduces=False):
             return OTHER
         w = width(lanes_of(logits))
         if not is_small(rows, classes, SMALL // 16 * w) or (rows > few and classes <= batched * w):
-            return PLAIN
+            return LARGE
         if unlocked(work, (logits, results, 0, rows, None), rows * classes > LOCKED):
             raise MemoryError(NO_ROOM)
         return DONE
@@ -51,9 +53,9 @@ def over_small(work, operation, reduces=False):
 def over_small_gradients(work):
     """The same for gradients from two arrays."""
 
-    def small(g, y, out):
+    def small(g, y, out, kind):
         count = axes(g)
-        if not (is_dense(g) and is_like(y, g, count, CONTIGUOUS) and is_like(out, g, count, PLACE)):
+        if not (is_dense(g, kind) and is_like(y, g, count, CONTIGUOUS) and is_like(out, g, count, PLACE)):
             return OTHER
         rows, classes = rows_of(g), extent(g, count - 1)
         size = rows * classes
@@ -61,7 +63,7 @@ def over_small_gradients(work):
         if not (are_apart(results, gradients, size, size, True) and are_apart(results, outputs, size, size, True)):
             return OTHER
         if not is_small(rows, classes, SMALL):
-            return PLAIN
+            return LARGE
         if unlocked(work, (gradients, results, 0, rows, outputs), size > LOCKED):
             raise MemoryError(NO_ROOM)
         return DONE
@@ -72,33 +74,33 @@ def over_small_gradients(work):
 def over_small_losses(work, place, needed):
     """The mean loss of a few rows, `most` at most, in one call: as `labels.read_labels`, then the sum of the losses.
 
-    `place` is where results go: gradients to `out`, losses to their table (`out` is then any array like `x`). What
-    comes back is what was done, the row of a label that is none and that label, how many rows count, and the sum of
-    their losses.
+    `place` is where results go: gradients to `out`, losses to their table; `needed` are the flags of `out`, which for
+    losses is any array like `x`. What comes back is what was done, the row of a label that is none and that label, how
+    many rows count, and the sum of their losses.
     """
 
-    def small(x, target, out, ignored, most):
+    def small(x, target, out, kind, label_kind, ignored, most):
         last = axes(x) - 1
-        if not (is_dense(x) and is_like(out, x, last + 1, needed)):
+        if not (is_dense(x, kind) and is_like(out, x, last + 1, needed)):
             return OTHER, 0, 0, 0, 0.0
-        if flags(target) & CONTIGUOUS == 0 or not has_axes(target, x, last):
+        if not (is_of(target, label_kind) and flags(target) & CONTIGUOUS and has_axes(target, x, last)):
             return OTHER, 0, 0, 0, 0.0
         rows, classes = rows_of(x), extent(x, last)
         logits, gradients = in_rows(x, rows, classes), in_rows(out, rows, classes)
         if not are_apart(gradients, logits, rows * classes, rows * classes, True):
             return OTHER, 0, 0, 0, 0.0
         if not is_small(rows, classes, SMALL) or rows > most:
-            return PLAIN, 0, 0, 0, 0.0
+            return LARGE, 0, 0, 0, 0.0
         table, none, no_weights = np.empty((rows, 1)), np.empty((0, 1)), np.empty(0)
         bad, wrong, count = labels_read(in_a_row(target, rows), table, 0, rows, (classes, ignored))
-        total, state = 0.0, BAD_LABEL if bad >= 0 else DONE if count > 0 else OTHER
+        total, failed, state = 0.0, False, BAD_LABEL if bad >= 0 else DONE if count > 0 else OTHER
         if state == DONE:
             extra = (view(table), view(none), view(no_weights), 1.0, 0.0, 0.0, 0.0, 1.0 / count, 0.0)
-            arguments = logits, place(gradients, view(table)), 0, rows, extra
-            if unlocked(work, arguments, rows * classes > LOCKED):
-                raise MemoryError(NO_ROOM)
+            failed = unlocked(work, (logits, place(gradients, view(table)), 0, rows, extra), rows * classes > LOCKED)
             total = soft_targets.column_total(view(table))
-        table[0, 0] = 0.0  # it lives until here: a view keeps nothing alive
+        table[0, 0] = 0.0  # it lives until here: a view keeps nothing alive, and an error would never free it
+        if failed:
+            raise MemoryError(NO_ROOM)
         return state, bad, wrong, count, total
 
     return small
@@ -121,9 +123,16 @@ def to_table(out, table):
 
 
 @inlined
-def is_dense(array):
-    """Whether this is contiguous, not empty, and has an axis at least."""
-    return axes(array) > 0 and flags(array) & CONTIGUOUS != 0 and rows_of(array) * extent(array, axes(array) - 1) > 0
+def is_of(array, kind):
+    """Whether an array has this very dtype."""
+    return dtype(array) == identity(kind)
+
+
+@inlined
+def is_dense(array, kind):
+    """Whether this is contiguous, of the dtype, not empty, and has an axis at least."""
+    dense = is_of(array, kind) and axes(array) > 0 and flags(array) & CONTIGUOUS != 0
+    return dense and rows_of(array) * extent(array, axes(array) - 1) > 0
 
 
 @inlined
