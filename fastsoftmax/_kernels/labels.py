@@ -1,10 +1,13 @@
-"""Labels: data from outside, copied to a table and checked there, so that what is used is what was checked."""
+"""Labels: data from outside, read once to a table and checked, so that what is used is what was checked."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from .jit import inlined, piece
 from .memory import load, store
 from .online import across
+from .shuffles import lane
 from .simd import bits, doubles, from_bits, full, select, width
 from .views import as_doubles, view
 
@@ -31,18 +34,13 @@ def read_few_labels(labels, table, limits):
 
 @piece
 def labels_read(labels, table, start, stop, limits):
-    """The first bad row or -1, its label, and how many rows count.
-
-    They are read in vectors, and where one of them is bad, once more one by one: who changes labels meanwhile gets what
-    the table then holds.
-    """
-    at, count = start, 0
+    """The first bad row or -1, its label, and how many rows count: in vectors what lies side by side."""
+    bad, wrong, count, at = -1, 0, 0, start
     if labels.strides[0] == labels.itemsize and table.strides[0] == table.itemsize:
         at = stop - (stop - start) % width(doubles(0.0))
-        count, good = whole_vectors(view(labels), view(table), start, at, limits)
-        if not good:
-            at, count = start, 0
-    bad, wrong = -1, 0
+        bad, count = whole_vectors(view(labels), view(table), start, at, limits)
+        if bad >= 0:
+            wrong = bits(table[bad, 0])
     for row in range(at, stop):
         label = labels[row]
         if label == limits[1]:
@@ -57,18 +55,23 @@ def labels_read(labels, table, start, stop, limits):
 
 @inlined
 def whole_vectors(labels, table, start, stop, limits):
-    """How many rows count, and whether all their labels are good: what is no number of a class is 2**52 off or more."""
+    """The first bad row or -1, whose label the table then has bit for bit, and how many rows count."""
     like = doubles(0.0)
     numbers, classes = as_doubles(labels), float(limits[0])
-    counted, good = full(like, 0.0), full(like, 0.0)
+    counted, first_bad = full(like, 0.0), full(like, np.inf)
     for row in range(start, stop, width(like)):
-        label = bits(load(like, numbers, (row,), None, 0.0))
-        number = from_bits(label + BITS_OF_WHOLE) - WHOLE
-        ignored = label == limits[1]
-        counts = select(ignored, full(like, 0.0), full(like, 1.0))
-        of_class = select(number < 0.0, full(like, 0.0), select(number < classes, full(like, 1.0), full(like, 0.0)))
-        counted, good = counted + counts, good + select(ignored, full(like, 1.0), of_class)
-        store(table, (0, row), select(ignored, full(like, -1.0), number), None)
+        given = load(like, numbers, (row,), None, 0.0)
+        ignored = bits(given) == limits[1]
+        # What is no number of a class is 2**52 off or more, or negative.
+        number = select(ignored, full(like, -1.0), from_bits(bits(given) + BITS_OF_WHOLE) - WHOLE)
+        in_range = select(number < 0.0, full(like, 0.0), select(number < classes, full(like, 1.0), full(like, 0.0)))
+        good = select(ignored, full(like, 1.0), in_range)
+        counted = counted + select(ignored, full(like, 0.0), full(like, 1.0))
+        here = full(like, float(row))
+        first_bad = select(good == 0.0, select(first_bad < here, first_bad, here), first_bad)
+        store(table, (0, row), select(good == 0.0, given, number), None)
     count, _ = across(like, (counted, full(like, 0.0)))
-    right, _ = across(like, (good, full(like, 0.0)))
-    return int(count), right == stop - start
+    bad = np.inf
+    for k in range(width(like)):
+        bad = min(bad, lane(first_bad, k) + k)
+    return (int(bad) if bad < np.inf else -1), int(count)
