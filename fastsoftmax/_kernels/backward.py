@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .columns import column_fold, fold_terms, load_sum, store_sum
 from .elementary import constants_of
 from .jit import by_type, inlined, piece
-from .lengths import BLOCK, KEPT, SHORT_ROW
+from .lengths import BLOCK, SHORT_ROW
 from .memory import ask_for, is_far, load, store
 from .online import across, add, empty_sum, frame, join, term, whole
 from .past import LINED, fence, goes_past, item_bytes, store_past, until_line, whole_lines
 from .shuffles import abreast, part
-from .simd import fma, full, narrow, strands, width
+from .simd import fma, full, width
 from .state import shrink_of
-from .views import lanes_of, terms_in
+from .views import lanes_of
 from .visits import sum_of_four
 
 
@@ -325,50 +324,5 @@ def backward_rows(summand, gradient):
     return RowWork(rows, sum_of_block, blocks)
 
 
-def backward_columns(summand, gradient):
-    """The work on one vector of columns, likewise."""
-
-    @inlined
-    def summand_at(like, g, y, o, j, i, count):
-        if j >= g.shape[1]:
-            return full(like, 0.0)
-        return summand(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0))
-
-    @inlined
-    def few_sum(like, g, y, o, i, count, sums):
-        terms = terms_in(like, sums)
-        for j in range(g.shape[1]):
-            store(terms, (0, j, 0), summand_at(like, g, y, o, j, i, count), None)
-        return fold_terms(like, terms, g.shape[1])
-
-    @inlined
-    def sum_of(like, g, y, o, i, count, sums):
-        n, w = g.shape[1], strands(like)
-        if n <= KEPT * w:
-            return few_sum(like, g, y, o, i, count, sums)
-        for group in range(0, n, 4 * w):
-            for k in range(min(w, n - group)):
-                j = group + k
-                a = summand_at(like, g, y, o, j, i, count)
-                b = summand_at(like, g, y, o, j + w, i, count)
-                c = summand_at(like, g, y, o, j + 2 * w, i, count)
-                d = summand_at(like, g, y, o, j + 3 * w, i, count)
-                before = empty_sum(like) if group == 0 else load_sum(like, sums, k)
-                store_sum(like, sums, k, add(before, (a + b) + (c + d)))
-        return column_fold(like, sums, min(w, n))
-
-    @piece
-    def work(like, g, out, o, i, count, place, y, sums):
-        total = sum_of(like, g, y, o, i, count, sums)
-        total = narrow(like, whole(total[0], total[1]))
-        for j in range(g.shape[1]):
-            dx = gradient(load(like, g, (o, j, i), count, 0.0), load(like, y, (o, j, i), count, 0.0), total)
-            store(out, (o, j, i), dx, count)
-
-    return work
-
-
 softmax_backward_rows = backward_rows(product, softmax_gradient)
-softmax_backward_columns = backward_columns(product, softmax_gradient)
 log_softmax_backward_rows = backward_rows(first, log_softmax_gradient)
-log_softmax_backward_columns = backward_columns(first, log_softmax_gradient)

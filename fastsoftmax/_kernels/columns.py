@@ -1,4 +1,4 @@
-"""Classes on a strided axis: ``x[outer, class, inner]``, one row in each lane, no transpose.
+"""Classes on a strided axis: ``x[0, class, inner]``, one row in each lane, no transpose.
 
 Sums come in the order of `rows`: each lane keeps the partial sums that the lanes of a row would have held, or of a few
 classes their terms, in a scratch array that stays in the first cache. `narrow` runs the same code on small transposed
@@ -17,76 +17,77 @@ from .row_states import NEAR_ZERO
 from .shuffles import any_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide
 from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus, with_tops
+from .sweeps import by_vectors, in_place, nowhere
 from .views import terms_in
 from .visits import keep, without_top
-from .writes import log_probability, terms_kept_in
+from .writes import log_probability
 
 # -- the visits of a vector of columns ---------------------------------------------------------------------
 
 
 @inlined
-def column_top(like, x, o, i, count):
-    """The maximum of each of the columns that begin at ``x[o, :, i]``."""
+def column_top(like, x, i, count):
+    """The maximum of each of the columns that begin at ``x[0, :, i]``."""
     n = x.shape[1]
     a = full(like, -np.inf)
     b, c, d = a, a, a
     j = 0
     while j + 4 <= n:
-        a = bigger(load(like, x, (o, j, i), count, 0.0), a)
-        b = bigger(load(like, x, (o, j + 1, i), count, 0.0), b)
-        c = bigger(load(like, x, (o, j + 2, i), count, 0.0), c)
-        d = bigger(load(like, x, (o, j + 3, i), count, 0.0), d)
+        a = bigger(load(like, x, (0, j, i), count, 0.0), a)
+        b = bigger(load(like, x, (0, j + 1, i), count, 0.0), b)
+        c = bigger(load(like, x, (0, j + 2, i), count, 0.0), c)
+        d = bigger(load(like, x, (0, j + 3, i), count, 0.0), d)
         j += 4
     while j < n:
-        a = bigger(load(like, x, (o, j, i), count, 0.0), a)
+        a = bigger(load(like, x, (0, j, i), count, 0.0), a)
         j += 1
     return bigger(bigger(a, b), bigger(c, d))
 
 
 @inlined
-def visit(like, x, out, top, o, j, i, count, shape, scale, tops):
+def visit(like, x, out, top, j, i, count, shape, scale, tops):
     """The terms of one class, kept in `out` on the way."""
-    v = load(like, x, (o, j, i), count, 0.0)
+    v = load(like, x, (0, j, i), count, 0.0)
     e = term(v, shape, scale)
-    keep(out, (o, j, i), e, count)
+    keep(out, (0, j, i), e, count)
     return without_top(v, top, e, tops)
 
 
 @inlined
-def column_sum(like, x, out, top, few_top, o, i, count, shape, scale, sums):
+def column_sum(like, x, out, top, few_top, i, count, shape, scale, sums):
     """The sums of the terms of the columns that are not their maximum, and how many are: as `row_sum`.
 
     For no more classes than strands it is `few_top` that counts, None for all terms.
     """
     n, w = x.shape[1], strands(like)
     if n <= w:
-        return few_sum(like, x, out, few_top, o, i, count, shape, scale, sums)
+        return few_sum(like, x, out, few_top, i, count, shape, scale, sums)
     if n <= KEPT * w:
-        return few_sum(like, x, out, top, o, i, count, shape, scale, sums)
+        return few_sum(like, x, out, top, i, count, shape, scale, sums)
     tops = full(like, 0.0)
     for group in range(0, n, 4 * w):
         for k in range(min(w, n - group)):
             j = group + k
-            a, tops = visit(like, x, out, top, o, j, i, count, shape, scale, tops)
+            a, tops = visit(like, x, out, top, j, i, count, shape, scale, tops)
             b = c = d = full(like, 0.0)
             if j + w < n:
-                b, tops = visit(like, x, out, top, o, j + w, i, count, shape, scale, tops)
+                b, tops = visit(like, x, out, top, j + w, i, count, shape, scale, tops)
             if j + 2 * w < n:
-                c, tops = visit(like, x, out, top, o, j + 2 * w, i, count, shape, scale, tops)
+                c, tops = visit(like, x, out, top, j + 2 * w, i, count, shape, scale, tops)
             if j + 3 * w < n:
-                d, tops = visit(like, x, out, top, o, j + 3 * w, i, count, shape, scale, tops)
-            before = empty_sum(like) if group == 0 else load_sum(like, sums, k)
-            store_sum(like, sums, k, add(before, (a + b) + (c + d)))
-    return column_fold(like, sums, min(w, n)), tops
+                d, tops = visit(like, x, out, top, j + 3 * w, i, count, shape, scale, tops)
+            before = empty_sum(like) if group == 0 else load_sum(like, sums, k, 0)
+            store_sum(like, sums, k, 0, add(before, (a + b) + (c + d)))
+    return column_fold(like, sums, 0, min(w, n)), tops
 
 
 @inlined
-def few_sum(like, x, out, top, o, i, count, shape, scale, sums):
+def few_sum(like, x, out, top, i, count, shape, scale, sums):
     """The same for so few classes that their terms, and not the sums of their strands, are kept."""
     n, terms = x.shape[1], terms_in(like, sums)
     tops = full(like, 0.0)
     for j in range(n):
-        e, tops = visit(like, x, out, top, o, j, i, count, shape, scale, tops)
+        e, tops = visit(like, x, out, top, j, i, count, shape, scale, tops)
         store(terms, (0, j, 0), e, None)
     return fold_terms(like, terms, n), tops
 
@@ -101,7 +102,13 @@ def fold_terms(like, terms, n):
         merge(like, terms, j - w, j)
     for j in range(2 * w, min(n, 3 * w)):
         merge(like, terms, j - 2 * w, j)
-    return join(like, fold_by_2(like, terms, 0, n), fold_by_2(like, terms, 1, n))
+    return fold_strands(like, terms, 0, n)
+
+
+@inlined
+def fold_strands(like, terms, i, n):
+    """The terms of n strands, one each, folded by halves."""
+    return join(like, fold_by_2(like, terms, 0, i, n), fold_by_2(like, terms, 1, i, n))
 
 
 @inlined
@@ -112,80 +119,62 @@ def merge(like, terms, k, j):
 
 
 @inlined
-def fold_by_2(like, terms, k, n):
-    return join(like, fold_by_4(like, terms, k, n), fold_by_4(like, terms, k + 2, n))
+def fold_by_2(like, terms, k, i, n):
+    return join(like, fold_by_4(like, terms, k, i, n), fold_by_4(like, terms, k + 2, i, n))
 
 
 @inlined
-def fold_by_4(like, terms, k, n):
-    return join(like, fold_by_8(like, terms, k, n), fold_by_8(like, terms, k + 4, n))
+def fold_by_4(like, terms, k, i, n):
+    return join(like, fold_by_8(like, terms, k, i, n), fold_by_8(like, terms, k + 4, i, n))
 
 
 @by_type
-def fold_by_8(like, terms, k, n):
+def fold_by_8(like, terms, k, i, n):
     if not is_single(like):  # eight strands have no eighth neighbour
-        return lambda like, terms, k, n: leaf(like, terms, k, n)
-    return lambda like, terms, k, n: join(like, leaf(like, terms, k, n), leaf(like, terms, k + 8, n))
+        return lambda like, terms, k, i, n: leaf(like, terms, k, i, n)
+    return lambda like, terms, k, i, n: join(like, leaf(like, terms, k, i, n), leaf(like, terms, k + 8, i, n))
 
 
 @inlined
-def leaf(like, terms, k, n):
-    """The term of class k as a sum of one; of none if there is no such class."""
-    return add(empty_sum(like), load(like, terms, (0, k, 0), None, 0.0)) if k < n else empty_sum(like)
+def leaf(like, terms, k, i, n):
+    """The term of strand k as a sum of one; of none if there is no such strand."""
+    return add(empty_sum(like), load(like, terms, (0, k, i), None, 0.0)) if k < n else empty_sum(like)
 
 
 @inlined
-def column_fold(like, sums, present):
+def column_fold(like, sums, i, present):
     """The partial sums of the columns folded by halves, as `across` folds lanes; absent ones are zero."""
     step = strands(like) // 2
     while step:
         for k in range(min(step, present - step)):
-            store_sum(like, sums, k, join(like, load_sum(like, sums, k), load_sum(like, sums, k + step)))
+            store_sum(like, sums, k, i, join(like, load_sum(like, sums, k, i), load_sum(like, sums, k + step, i)))
         step //= 2
-    return load_sum(like, sums, 0)
+    return load_sum(like, sums, 0, i)
 
 
 @by_type
-def load_sum(like, sums, k):
-    """The sum of strand k from the scratch array."""
+def load_sum(like, sums, k, i):
+    """The sum of strand k of the columns from i on."""
     if is_single(like):
-        return lambda like, sums, k: (load(wide(like), sums, (0, k, 0), None, 0.0), 0.0)
+        return lambda like, sums, k, i: (load(wide(like), sums, (0, k, i), None, 0.0), 0.0)
 
-    def both(like, sums, k):
-        return load(like, sums, (0, 2 * k, 0), None, 0.0), load(like, sums, (0, 2 * k + 1, 0), None, 0.0)
+    def both(like, sums, k, i):
+        return load(like, sums, (0, 2 * k, i), None, 0.0), load(like, sums, (0, 2 * k + 1, i), None, 0.0)
 
     return both
 
 
 @by_type
-def store_sum(like, sums, k, total):
-    """Keep the sum of strand k in the scratch array."""
+def store_sum(like, sums, k, i, total):
+    """Keep it."""
     if is_single(like):
-        return lambda like, sums, k, total: store(sums, (0, k, 0), total[0], None)
+        return lambda like, sums, k, i, total: store(sums, (0, k, i), total[0], None)
 
-    def both(like, sums, k, total):
-        store(sums, (0, 2 * k, 0), total[0], None)
-        store(sums, (0, 2 * k + 1, 0), total[1], None)
+    def both(like, sums, k, i, total):
+        store(sums, (0, 2 * k, i), total[0], None)
+        store(sums, (0, 2 * k + 1, i), total[1], None)
 
     return both
-
-
-@inlined
-def scale_columns(like, out, o, i, count, factor):
-    """Turn the terms kept in ``out[o, :, i]`` into probabilities."""
-    q, rest = factor
-    for j in range(out.shape[1]):
-        e = load(like, out, (o, j, i), count, 0.0)
-        store(out, (o, j, i), fma(e, q, e * rest), count)
-
-
-@inlined
-def write_softmax(like, x, out, o, i, count, shape, scale, factor):
-    """The probabilities of ``x[o, :, i]``, from x."""
-    q, rest = factor
-    for j in range(x.shape[1]):
-        e = term(load(like, x, (o, j, i), count, 0.0), shape, scale)
-        store(out, (o, j, i), fma(e, q, e * rest), count)
 
 
 # -- from sums to results, all in float64 ------------------------------------------------------------------
@@ -228,69 +217,88 @@ def column_logs(like, state):
 
 
 @inlined
-def column_states(like, x, kept, top, o, i, count, scale, sums):
+def column_states(like, x, kept, top, i, count, scale, sums):
     """The states of the columns, and their frames; the terms stay in `kept` unless that is None."""
     nan = full(like, 0.0)
     if any_lane(top - top != 0.0):
         for j in range(x.shape[1]):
-            v = load(like, x, (o, j, i), count, 0.0)
+            v = load(like, x, (0, j, i), count, 0.0)
             nan = select(v == v, nan, v)
     shape = frame(top, scale)
-    total, tops = column_sum(like, x, kept, top, top, o, i, count, shape, scale, sums)
+    total, tops = column_sum(like, x, kept, top, top, i, count, shape, scale, sums)
     return column_state(like, total, tops, top, shape, nan, scale), shape
 
 
-# -- the work on one vector of columns ---------------------------------------------------------------------
+# -- the numbers of a vector of columns, and what is written of a class ------------------------------------
 
 
-@piece
-def softmax_columns(like, x, out, o, i, count, place, scale, sums):
-    top = column_top(like, x, o, i, count)
+@inlined
+def softmax_factor(like, x, kept, i, count, place, scale, sums, wides):
+    top = column_top(like, x, i, count)
     shape = frame(top, scale)
-    kept = terms_kept_in(out)
-    total, tops = column_sum(like, x, kept, left_out(top, x.shape[1]), None, o, i, count, shape, scale, sums)
-    factor = column_factor(like, total, tops, shape)
-    if kept is None:
-        write_softmax(like, x, out, o, i, count, shape, scale, factor)
-    else:
-        scale_columns(like, out, o, i, count, factor)
+    total, tops = column_sum(like, x, kept, left_out(top, x.shape[1]), None, i, count, shape, scale, sums)
+    return column_factor(like, total, tops, shape)
+
+
+@inlined
+def softmax_at(like, seen, j, i, count, factor, scale):
+    q, rest = factor
+    e = load(like, seen[1], (0, j, i), count, 0.0)
+    return fma(e, q, e * rest)
+
+
+softmax_columns = by_vectors(softmax_factor, softmax_at, 2, in_place)
+
+
+@inlined
+def top_and_log(like, x, kept, i, count, place, scale, sums, wides):
+    top = column_top(like, x, i, count)
+    state, _ = column_states(like, x, None, top, i, count, scale, sums)
+    high, rest = column_logs(like, state)
+    return top, high, rest
+
+
+@inlined
+def log_softmax_at(like, seen, j, i, count, numbers, scale):
+    top, high, rest = numbers
+    return log_probability(load(like, seen[0], (0, j, i), count, 0.0), top, (high, rest), scale)
+
+
+log_softmax_columns = by_vectors(top_and_log, log_softmax_at, 3, nowhere)
 
 
 @piece
-def log_softmax_columns(like, x, out, o, i, count, place, scale, sums):
-    top = column_top(like, x, o, i, count)
-    state, _ = column_states(like, x, None, top, o, i, count, scale, sums)
-    log = column_logs(like, state)
-    for j in range(x.shape[1]):
-        v = load(like, x, (o, j, i), count, 0.0)
-        store(out, (o, j, i), log_probability(v, top, log, scale), count)
-
-
-@piece
-def totals_of_doubles(like, x, o, i, count, scale, sums):
+def totals_of_doubles(like, x, i, count, scale, sums):
     """The log-sum-exps of the columns from float64 terms."""
-    (m, r, rest), _ = column_states(like, x, None, column_top(like, x, o, i, count), o, i, count, scale, sums)
+    (m, r, rest), _ = column_states(like, x, None, column_top(like, x, i, count), i, count, scale, sums)
     return log_total(m, r, rest, scale)
 
 
 @by_type
-def refined_columns(like, x, totals, o, i, count, scale, sums):
+def refined_columns(like, x, totals, i, count, scale, sums):
     """Log-sum-exps near zero once more, from float64 terms where they were float32: as `refined` of rows."""
     if not is_single(like):
-        return lambda like, x, totals, o, i, count, scale, sums: totals
+        return lambda like, x, totals, i, count, scale, sums: totals
 
-    def again(like, x, totals, o, i, count, scale, sums):
+    def again(like, x, totals, i, count, scale, sums):
         near = select(totals < 0.0, 0.0 - totals, totals) < NEAR_ZERO
         if any_lane(near):
-            return select(near, totals_of_doubles(wide(like), x, o, i, count, scale, sums), totals)
+            return select(near, totals_of_doubles(wide(like), x, i, count, scale, sums), totals)
         return totals
 
     return again
 
 
-@piece
-def logsumexp_columns(like, x, out, o, i, count, place, scale, sums):
-    top = column_top(like, x, o, i, count)
-    (m, r, rest), _ = column_states(like, x, None, top, o, i, count, scale, sums)
-    totals = refined_columns(like, x, log_total(m, r, rest, scale), o, i, count, scale, sums)
-    store(out, (o, 0, i), narrow(like, totals), count)
+@inlined
+def total_of_columns(like, x, kept, i, count, place, scale, sums, wides):
+    top = column_top(like, x, i, count)
+    (m, r, rest), _ = column_states(like, x, None, top, i, count, scale, sums)
+    return (narrow(like, refined_columns(like, x, log_total(m, r, rest, scale), i, count, scale, sums)),)
+
+
+@inlined
+def total_at(like, seen, j, i, count, numbers, scale):
+    return numbers[0]
+
+
+logsumexp_columns = by_vectors(total_of_columns, total_at, 1, nowhere)

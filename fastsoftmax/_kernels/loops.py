@@ -12,6 +12,7 @@ from numba.core import types
 from . import (
     backward,
     batches,
+    column_gradients,
     columns,
     labels,
     loss_batches,
@@ -22,7 +23,6 @@ from . import (
     rows,
     soft_targets,
     split,
-    tiles,
     weighted,
 )
 from .jit import LABELS, LIMITS, NUMBER, OBJECT, SCALE, TERMS, Argument, Kernel, Loop, by_type, loss, read, write
@@ -32,20 +32,11 @@ from .past import fence, goes_past
 from .shuffles import abreast
 from .simd import doubles, wide, width
 from .small import PLACE, over_small, over_small_gradients, over_small_losses, to_out, to_table
+from .sweeps import NUMBERS, STRAND_ROWS, Rooms
 from .target import has_avx512
-from .tiles import (
-    columns_of_line_before,
-    heap,
-    keep_alive,
-    load_tile,
-    second_tile,
-    store_tile,
-    tile_columns,
-    tiles_of,
-    worth_tiles,
-)
+from .tiles import columns_of_line_before, heap, keep_alive, same_place, tile_columns, tiles_of, worth_tiles
 from .transposed import ROWS_AHEAD, ask_for_rows, load_rows, no_columns, second_rows, store_columns
-from .views import few_rows, from_row, lanes_of, scratch, view, with_classes
+from .views import doubles_in, few_rows, from_place, from_row, lanes_of, scratch, view, with_classes
 
 
 def over_rows(work):
@@ -68,20 +59,21 @@ def in_registers(v):
     return lambda v: v
 
 
-def over_columns(work, write=store_tile):
-    """``work(like, x, out, o, i, count, place, extra, sums)`` for columns of ``x[o, class, i]``, some vectors at once.
+def over_columns(work):
+    """The work (`sweeps.ColumnWork`) on columns of ``x[o, class, i]``, as many at once as a tile has.
 
     Classes often lie a power of two apart, and then the lines of a few columns fill one set of each cache and push each
-    other out between the visits. So columns are copied to a tile and back. `place` says where the numbers of the
+    other out between the visits. So columns are copied to a tile. `place` says where the numbers of the
     rows are: as ``(o, i, count)`` in an array of three axes, as ``(row, _, count)`` in one of two. Where `extra` is
-    an array of the same shape, it has a tile too, and `work` finds in it what it finds in x.
+    an array of the same shape, it has a tile too.
     """
+    visit, write, vector = work.visit, work.write, work.vector
 
     def loop(first, last, tasks, x, out, extra):
         logits, results, more = view(x), view(out), view(extra)
         like, inner, n = in_registers(lanes_of(logits)), x.shape[2], x.shape[1]
-        w = width(like)
-        tiled = tile_columns(n, inner, w) if worth_tiles(x, out) else 0
+        w, shares = width(like), (tasks + x.shape[0] - 1) // x.shape[0]
+        tiled = tile_columns(n, inner, w, shares) if worth_tiles(x, out) else 0
         step = max(tiled, w)
         past = goes_past(results, min(step, inner), logits, more)
         lead = columns_of_line_before(results) if tiled and past else 0
@@ -89,26 +81,24 @@ def over_columns(work, write=store_tile):
         units = x.shape[0] * across
         for task in range(first, last):
             sums = scratch(wide(like), SUMS_ROOM)
-            classes = n if tiled else 1
             # One allocation: of several, those before one that fails would never be freed.
-            room = heap(like, classes * tiles_of(more) + 1, tiled)
-            tile, second_room = view(room[:, :classes]), view(room[:, classes:-1])
-            result = tile if out.shape[1] == n else view(room[:, -1:])
+            room = heap(like, STRAND_ROWS + NUMBERS + n * tiles_of(more), tiled)
+            strands, rest = view(room[:, :STRAND_ROWS]), room[:, STRAND_ROWS:]
+            tile, second = view(rest[:, NUMBERS : NUMBERS + n]), view(rest[:, -n:])
+            rooms = Rooms(tile, second, view(rest[:, :NUMBERS]), strands, doubles_in(strands), sums)
             for unit in range(units * task // tasks, units * (task + 1) // tasks):
                 o, end = unit // across, (unit % across + 1) * step - lead
                 i = max(end - step, 0)
                 count = min(end, inner) - i
                 place = o, i, count
+                source, other, result = from_place(logits, o, i), same_place(more, o, i), from_place(results, o, i)
                 if tiled:
-                    load_tile(like, tile, logits, o, i, count)
-                    second = second_tile(like, second_room, more, o, i, count)
-                    for k in range(0, count, w):
-                        work(like, tile, result, 0, k, None, (o, i + k, min(count - k, w)), second, sums)
-                    write(like, results, result, o, i, count, past)
+                    seen = visit(like, source, other, place, rooms)
+                    write(like, seen, rooms.numbers, result, count, more, past)
                 elif count == w:
-                    work(like, logits, results, o, i, None, place, more, sums)
+                    vector(like, source, result, None, place, other, sums)
                 else:
-                    work(like, logits, results, o, i, count, place, more, sums)
+                    vector(like, source, result, count, place, other, sums)
             keep_alive(room)
             if past:
                 fence()
@@ -121,6 +111,7 @@ def over_narrow(work, write=store_columns):
 
     Where `extra` is an array of the same shape, `work` finds it transposed too.
     """
+    vector = work.vector
 
     def loop(first, last, tasks, x, out, extra):
         w, n, classes = width(in_registers(lanes_of(view(x)))), x.shape[0], x.shape[1]
@@ -138,7 +129,7 @@ def over_narrow(work, write=store_columns):
                 ask_for_rows(results, row + ROWS_AHEAD, w, True)
                 logits = load_rows(like, tile, rows, spare, row, n, classes)
                 second = second_rows(like, second_tile, more, spare, row, n, classes)
-                work(like, logits, result, 0, 0, None, (row, 0, min(n - row, w)), second, sums)
+                vector(like, logits, result, None, (row, 0, min(n - row, w)), second, sums)
                 for at in range(0, w, width(one)):
                     write(one, results, written, at, spare_results, row + at, n, out.shape[1])
 
@@ -277,16 +268,16 @@ KERNELS: dict[str, dict[str, Loop]] = {
         "softmax_backward",
         (read(2), read(3)),
         rows=over_rows(backward.softmax_backward_rows.rows),
-        narrow=over_narrow(backward.softmax_backward_columns),
-        columns=over_columns(backward.softmax_backward_columns),
+        narrow=over_narrow(column_gradients.softmax_backward_columns),
+        columns=over_columns(column_gradients.softmax_backward_columns),
         split=over_blocks(backward.softmax_backward_rows.blocks),
     ),
     "log_softmax_backward": _kernels(
         "log_softmax_backward",
         (read(2), read(3)),
         rows=over_rows(backward.log_softmax_backward_rows.rows),
-        narrow=over_narrow(backward.log_softmax_backward_columns),
-        columns=over_columns(backward.log_softmax_backward_columns),
+        narrow=over_narrow(column_gradients.log_softmax_backward_columns),
+        columns=over_columns(column_gradients.log_softmax_backward_columns),
         split=over_blocks(backward.log_softmax_backward_rows.blocks),
     ),
     "cross_entropy": _kernels(
@@ -296,7 +287,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         rows=over_rows(losses.loss_rows),
         batches=over_batches(loss_batches.loss_batch),
         narrow=over_narrow(loss_columns.loss_columns, no_columns),
-        columns=over_columns(loss_columns.loss_columns, tiles.no_tile),
+        columns=over_columns(loss_columns.loss_columns),
     ),
     "cross_entropy_with_grad": _kernels(
         "cross_entropy_with_grad",

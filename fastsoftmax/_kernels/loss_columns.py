@@ -9,14 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from .columns import column_fold, column_states, column_top, lanes_pair, store_sum
-from .jit import by_type, inlined, piece
+from .jit import by_type, inlined
 from .loss_numbers import row_numbers
 from .losses import opened
 from .memory import load, number, store
-from .online import add_wide, empty_sum, term, whole
+from .online import add_wide, empty_sum, whole
 from .simd import fma, full, narrow, select, strands, wide
 from .state import factor_of_state, product
-from .writes import normal, terms_kept_in
+from .sweeps import by_vectors, in_place, nowhere
+from .writes import normal
 
 
 @by_type
@@ -28,11 +29,11 @@ def place_in(array, place):
 
 
 @inlined
-def targets(like, x, label, o, i, count):
+def targets(like, x, label, i, count):
     """The logits of the lanes' targets."""
     found = full(like, 0.0)
     for j in range(x.shape[1]):
-        found = select(label == np.float64(j), load(like, x, (o, j, i), count, 0.0), found)
+        found = select(label == np.float64(j), load(like, x, (0, j, i), count, 0.0), found)
     return wide(found)
 
 
@@ -46,7 +47,7 @@ def target_weights(like, label, weights):
 
 
 @inlined
-def column_smoothing(like, x, m, o, i, count, weights, smooth, sums):
+def column_smoothing(like, x, m, i, count, weights, smooth, sums):
     """The sums of ``w * (m - x)``, as `smoothing_sum` of rows."""
     n, w = x.shape[1], strands(like)
     if smooth == 0.0:
@@ -54,76 +55,65 @@ def column_smoothing(like, x, m, o, i, count, weights, smooth, sums):
     for k in range(min(w, n)):
         total = empty_sum(like)
         for j in range(k, n, w):
-            v = m - wide(load(like, x, (o, j, i), count, 0.0))
+            v = m - wide(load(like, x, (0, j, i), count, 0.0))
             weight = 1.0 if weights.shape[0] == 0 else number(weights, (j,))
             if weight == 0.0:
                 v = full(v, 0.0)
             total = add_wide(like, total, v if weight == 0.0 else v * weight)
-        store_sum(like, sums, k, total)
-    s, rest = column_fold(like, sums, min(w, n))
+        store_sum(like, sums, k, 0, total)
+    s, rest = column_fold(like, sums, 0, min(w, n))
     return whole(s, rest)
 
 
 @inlined
-def no_gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_target, factor, extra):
-    return None
-
-
-@by_type
-def term_at(like, x, kept, o, j, i, count, shape, scale):
-    """Terms from where they were kept, or from x once more."""
-    if hasattr(kept, "dtype"):
-        return lambda like, x, kept, o, j, i, count, shape, scale: load(like, kept, (o, j, i), count, 0.0)
-    return lambda like, x, kept, o, j, i, count, shape, scale: term(load(like, x, (o, j, i), count, 0.0), shape, scale)
+def losses_of_columns(like, x, kept, i, count, place, extra, sums):
+    """Note the losses and log-sum-exps of the columns; what gradients are made of."""
+    table, more, weights, terms, scale = opened(extra)
+    label = narrow(like, load(wide(like), table, place_in(table, place), place[2], -1.0))
+    x_t = targets(like, x, label, i, count)
+    w_t = target_weights(like, label, weights)
+    top = column_top(like, x, i, count)
+    smoothing = column_smoothing(like, x, wide(top), i, count, weights, terms[1], sums)
+    state, shape = column_states(like, x, kept, top, i, count, scale, sums)
+    loss, lse, a, at_target = row_numbers(state, x_t, w_t, smoothing, terms, scale)
+    factor = full(wide(like), terms[4])
+    if more.shape[0]:
+        factor = load(wide(like), more, place_in(more, place), place[2], 0.0)
+        store(more, place_in(more, place), lse, place[2])
+    store(table, place_in(table, place), select(wide(label) < 0.0, full(loss, 0.0), loss), place[2])
+    return label, state, shape, a * factor, at_target * factor, terms[1] * factor
 
 
 @inlined
-def whole_gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_target, factor, extra):
-    """The gradient of the columns: ``a * p - smooth * w``, the target's entry apart, nothing where ignored."""
-    _, _, weights, terms, scale = opened(extra)
+def loss_alone(like, x, kept, i, count, place, extra, sums, wides):
+    losses_of_columns(like, x, None, i, count, place, extra, sums)
+    return ()
+
+
+@inlined
+def gradient_numbers(like, x, kept, i, count, place, extra, sums, wides):
+    """``a * p - smooth * w`` as a pair and what is added to the product; the label and the target's entry."""
+    label, state, shape, a, at_target, smooth = losses_of_columns(like, x, kept, i, count, place, extra, sums)
     q, rest = factor_of_state(like, state, wide(shape.peak), wide(shape.lost))
-    a = a * factor
     high, low = lanes_pair(like, *product(q, rest, a, 0.0))
-    low = normal(like, low)
-    smooth = terms[1] * factor
-    entry = narrow(like, at_target * factor)
-    plain = narrow(like, 0.0 - smooth)
-    for j in range(x.shape[1]):
-        b = plain if weights.shape[0] == 0 or terms[1] == 0.0 else narrow(like, number(weights, (j,)) * (0.0 - smooth))
-        e = term_at(like, x, kept, o, j, i, count, shape, scale)
-        g = fma(e, high, fma(e, low, b))
-        g = select(label == np.float64(j), entry, g)
-        store(out, (o, j, i), select(label < 0.0, full(like, 0.0), g), count)
-
-
-def over_losses(room, gradient):
-    """The work on one vector of columns."""
-
-    @piece
-    def work(like, x, out, o, i, count, place, extra, sums):
-        table, more, weights, terms, scale = opened(extra)
-        label = narrow(like, load(wide(like), table, place_in(table, place), place[2], -1.0))
-        x_t = targets(like, x, label, o, i, count)
-        w_t = target_weights(like, label, weights)
-        top = column_top(like, x, o, i, count)
-        smoothing = column_smoothing(like, x, wide(top), o, i, count, weights, terms[1], sums)
-        kept = room(out)
-        state, shape = column_states(like, x, kept, top, o, i, count, scale, sums)
-        loss, lse, a, at_target = row_numbers(state, x_t, w_t, smoothing, terms, scale)
-        factor = full(wide(like), terms[4])
-        if more.shape[0]:
-            factor = load(wide(like), more, place_in(more, place), place[2], 0.0)
-            store(more, place_in(more, place), lse, place[2])
-        store(table, place_in(table, place), select(wide(label) < 0.0, full(loss, 0.0), loss), place[2])
-        gradient(like, x, out, kept, o, i, count, label, state, shape, a, at_target, factor, extra)
-
-    return work
+    store(wides, (0, 0, i), smooth, None)
+    return high, normal(like, low), narrow(like, 0.0 - smooth), label, narrow(like, at_target)
 
 
 @inlined
-def nowhere(out):
-    return None
+def gradient_at(like, seen, j, i, count, numbers, extra):
+    """The gradients of a class; 0 where the column is ignored."""
+    high, low, plain, label, entry = numbers
+    _, _, weights, terms, _ = opened(extra)
+    b = plain
+    if weights.shape[0] and terms[1] != 0.0:
+        smooth = load(wide(like), seen[2], (0, 0, i), count, 0.0)
+        b = narrow(like, number(weights, (j,)) * (0.0 - smooth))
+    e = load(like, seen[1], (0, j, i), count, 0.0)
+    g = fma(e, high, fma(e, low, b))
+    g = select(label == np.float64(j), entry, g)
+    return select(label < 0.0, full(like, 0.0), g)
 
 
-loss_columns = over_losses(nowhere, no_gradient)
-loss_with_gradient_columns = over_losses(terms_kept_in, whole_gradient)
+loss_columns = by_vectors(loss_alone, None, 0, nowhere)
+loss_with_gradient_columns = by_vectors(gradient_numbers, gradient_at, 5, in_place)

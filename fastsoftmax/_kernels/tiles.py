@@ -9,9 +9,9 @@ from fastsoftmax._machine import caches
 
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
-from .past import item_bytes, store_past, whole_lines
+from .past import item_bytes
 from .simd import LINE, HalfType, is_single, strands, width
-from .views import ViewType, address, lanes_of, view
+from .views import ViewType, address, from_place, view
 
 # A tile of columns has up to so many numbers, as float32 half of the second cache, and so many columns: runs of some
 # lines are what memory likes. With few classes a tile is narrow, and where the second cache is small, it has no more
@@ -31,13 +31,16 @@ NEAR_BLOCK = caches()["l2"] // 4
 
 
 @inlined
-def tile_columns(classes, inner, least):
-    """How many columns a tile of so many classes has, a multiple of `least`; 0 if there is no room for these."""
+def tile_columns(classes, inner, least, shares):
+    """How many columns a tile of so many classes has, a multiple of `least`; 0 if there is no room for these.
+
+    No more than leave a tile for each of the `shares` that the columns of an array are to be cut into.
+    """
     if classes <= FEW_CLASSES:
         most = min(NARROW_TILE // classes, NARROW_TILE_COLUMNS)
     else:
         most = min(TILE // classes, TILE_COLUMNS)
-    columns = min(most, inner + least - 1)
+    columns = min(most, (inner + shares - 1) // shares + least - 1)
     return columns // least * least
 
 
@@ -95,6 +98,14 @@ def tiles_of(more):
 
 
 @by_type
+def same_place(more, o, i):
+    """The columns of `more` from i on, or what it is if that is no array."""
+    if not isinstance(more, ViewType):
+        return lambda more, o, i: more
+    return lambda more, o, i: from_place(more, o, i)
+
+
+@by_type
 def keep_alive(array):
     """The use of an array, if it is one, that keeps it until here: a view keeps nothing alive."""
     if isinstance(array, types.NoneType):
@@ -112,60 +123,21 @@ AHEAD = 3
 
 
 @inlined
-def load_tile(like, tile, x, o, i, count):
-    """Copy ``x[o, :, i:i+count]`` to the tile."""
+def load_tile(like, tile, x, count):
+    """Copy ``x[0, :, :count]`` to the tile."""
     w, n = width(like), x.shape[1]
     for j in range(n):
         for k in range(0, count, w):
-            prefetch(x, (o, j + AHEAD, i + k), False)
-            if w > strands(like):
-                prefetch(x, (o, j + AHEAD, i + k + w // 2), False)
+            ask_for_class(like, x, j + AHEAD, k)
             if k + w <= count:
-                store(tile, (0, j, k), load(like, x, (o, j, i + k), None, 0.0), None)
+                store(tile, (0, j, k), load(like, x, (0, j, k), None, 0.0), None)
             else:
-                store(tile, (0, j, k), load(like, x, (o, j, i + k), count - k, 0.0), None)
-
-
-@by_type
-def second_tile(like, tile, more, o, i, count):
-    """The tile with that part of `more`, or `more` itself if it is no array."""
-    if not isinstance(more, ViewType):
-        return lambda like, tile, more, o, i, count: more
-
-    def copied(like, tile, more, o, i, count):
-        load_tile(like, tile, more, o, i, count)
-        return tile
-
-    return copied
+                store(tile, (0, j, k), load(like, x, (0, j, k), count - k, 0.0), None)
 
 
 @inlined
-def store_tile(like, out, tile, o, i, count, past):
-    """Copy the tile to ``out[o, :, i:i+count]``, past the caches or not."""
-    one = lanes_of(out)
-    for j in range(out.shape[1]):
-        first, last = whole_lines(out, (o, j, i), count) if past else (0, 0)
-        if past:
-            store_run(like, out, tile, o, j, i, 0, first)
-        for k in range(first, last, width(one)):
-            store_past(out, (o, j, i + k), load(one, tile, (0, j, k), None, 0.0))
-        store_run(like, out, tile, o, j, i, last, count)
-
-
-@inlined
-def store_run(like, out, tile, o, j, i, start, stop):
-    """Copy these columns of a class; their lines of a class to come are asked for."""
-    w = width(like)
-    for k in range(start, stop, w):
-        prefetch(out, (o, j + AHEAD, i + k), True)
-        if w > strands(like) and k + w // 2 < stop:
-            prefetch(out, (o, j + AHEAD, i + k + w // 2), True)
-        if k + w <= stop:
-            store(out, (o, j, i + k), load(like, tile, (0, j, k), None, 0.0), None)
-        else:
-            store(out, (o, j, i + k), load(like, tile, (0, j, k), stop - k, 0.0), stop - k)
-
-
-@inlined
-def no_tile(like, out, tile, o, i, count, past):
-    return None
+def ask_for_class(like, x, j, k):
+    """Ask for what `like` takes of a class, which need not exist."""
+    prefetch(x, (0, j, k), False)
+    if width(like) > strands(like):
+        prefetch(x, (0, j, k + width(like) // 2), False)

@@ -206,6 +206,44 @@ def from_row(typingctx, array, row):
 
 
 @intrinsic(prefer_literal=True)
+def from_place(typingctx, array, o, i):
+    """The view of an array ``[o, :, i:]``, of which only one outer index is meant."""
+    if not isinstance(array, ViewType) or array.ndim != 3:
+        return None
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        step = builder.mul(args[1], cgutils.unpack_tuple(builder, source.strides)[0])
+        step = builder.add(step, builder.mul(args[2], ir.IntType(64)(_item_bytes(array.dtype))))
+        source.data = builder.gep(source.data, [step])
+        return source._getvalue()
+
+    return signature(array, array, types.int64, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def doubles_in(typingctx, room):
+    """The view of room ``[0, row, column]`` as room for as many float64 numbers: two rows for one of float32."""
+    if not isinstance(room, ViewType) or room.ndim != 3:
+        return None
+    made = ViewType(types.float64, 3)
+    rows = 8 // _item_bytes(room.dtype)
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(room)(context, builder, value=args[0])
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        word = ir.IntType(64)
+        outer, row, _ = cgutils.unpack_tuple(builder, source.strides)
+        _, count, columns = cgutils.unpack_tuple(builder, source.shape)
+        target.data = source.data
+        target.shape = cgutils.pack_array(builder, [word(1), builder.udiv(count, word(rows)), columns])
+        target.strides = cgutils.pack_array(builder, [outer, builder.mul(row, word(rows)), word(8)])
+        return target._getvalue()
+
+    return made(room), codegen
+
+
+@intrinsic(prefer_literal=True)
 def terms_in(typingctx, like, sums):
     """The scratch room of sums as room for vectors like `like`, which are never larger: for `lengths.KEPT` a strand."""
     if not isinstance(like, VectorType) or not isinstance(sums, ViewType):

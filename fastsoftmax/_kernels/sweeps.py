@@ -1,0 +1,176 @@
+"""Work on columns ``x[outer, class, inner]`` in two parts: what their numbers are, and what is written of each class.
+
+Memory likes runs of some lines, so what reads and writes an array goes through many columns class by class. What a
+column's terms come to takes all of its classes at once, so it goes vector by vector, in cache. Between the two stand
+the numbers of the columns, a few for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .jit import by_type, inlined, piece
+from .memory import load, prefetch, store
+from .past import store_past, whole_lines
+from .simd import strands, width
+from .tiles import AHEAD, load_tile
+from .views import lanes_of
+
+
+class ColumnWork(NamedTuple):
+    """What an operation does with columns.
+
+    Attributes
+    ----------
+    visit
+        ``visit(like, source, second, place, rooms)``: copy columns to tiles and find their numbers; what results are
+        made of, as for `by_vectors`.
+    write
+        ``write(like, seen, room, out, count, extra, past)``: the results, class by class.
+    vector
+        ``vector(like, x, out, count, place, extra, sums)``: all of it for one vector of columns, without a tile.
+    """
+
+    visit: Any
+    vector: Any
+    write: Any
+
+
+class Rooms(NamedTuple):
+    """Room beside the arrays: two tiles, numbers of columns, of strands, and some for one vector of columns."""
+
+    tile: Any
+    second: Any
+    numbers: Any
+    strands: Any
+    wides: Any  # the room of strands, as float64
+    sums: Any
+
+
+# Rows of room for the numbers of columns, and for the sums of 16 strands in float64 or 8 with their rests.
+NUMBERS, STRAND_ROWS = 8, 32
+
+
+def saved(count: int) -> Any:
+    """Store so many vectors of numbers, in the lanes' type, from column i on."""
+    if count == 0:
+        return _nothing_saved
+    before, last = saved(count - 1), count - 1
+
+    @inlined
+    def save(room, i, numbers):
+        before(room, i, numbers)
+        store(room, (0, last, i), numbers[last], None)
+
+    return save
+
+
+@inlined
+def _nothing_saved(room, i, numbers):
+    return None
+
+
+def loaded(count: int) -> Any:
+    """The tuple of them."""
+    if count == 1:
+        return _first_of_numbers
+    before, last = loaded(count - 1), count - 1
+
+    @inlined
+    def again(like, room, i, count):
+        return before(like, room, i, count) + (load(like, room, (0, last, i), count, 0.0),)
+
+    return again
+
+
+@inlined
+def _first_of_numbers(like, room, i, count):
+    return (load(like, room, (0, 0, i), count, 0.0),)
+
+
+def by_vectors(settle: Any, result: Any, numbers: int, keeps: Any) -> ColumnWork:
+    """Work whose numbers come of all classes of a vector of columns.
+
+    ``settle(like, x, kept, i, count, place, extra, sums, wides)`` finds as many vectors of `numbers` for the columns
+    from i on. It may leave terms in `kept`, which is ``keeps(array)``, and a number more in `wides`.
+    ``result(like, seen, j, i, count, numbers, extra)`` is what is written of class j, `seen` being
+    ``(x, kept, wides)``.
+    """
+    save = saved(numbers)
+
+    @piece
+    def settled(like, i, place, extra, rooms):
+        kept = keeps(rooms.tile)
+        made = settle(like, rooms.tile, kept, i, None, place, extra, rooms.sums, rooms.wides)
+        save(rooms.numbers, i, made)
+
+    @inlined
+    def visit(like, source, extra, place, rooms):
+        o, start, count = place
+        load_tile(like, rooms.tile, source, count)
+        for i in range(0, count, width(like)):
+            settled(like, i, (o, start + i, min(count - i, width(like))), extra, rooms)
+        return rooms.tile, rooms.tile, rooms.wides
+
+    @piece
+    def numbers_alone(like, x, out, count, place, extra, sums):
+        settle(like, x, None, 0, count, place, extra, sums, sums)
+
+    @piece
+    def vector(like, x, out, count, place, extra, sums):
+        numbers = settle(like, x, keeps(out), 0, count, place, extra, sums, sums)
+        for j in range(out.shape[1]):
+            store(out, (0, j, 0), result(like, (x, out, sums), j, 0, count, numbers, extra), count)
+
+    return ColumnWork(visit, numbers_alone if result is None else vector, over_classes(result, numbers))
+
+
+@inlined
+def nowhere(array):
+    return None
+
+
+@inlined
+def in_place(array):
+    return array
+
+
+def over_classes(result: Any, numbers: int) -> Any:
+    """Write ``result(like, seen, j, i, count, numbers, extra)`` for some columns, past the caches or not."""
+    if result is None:
+        return _nothing_written
+    again = loaded(numbers)
+
+    @inlined
+    def run(like, seen, room, out, j, start, stop, extra):
+        """The columns of a class; their lines of a class to come are asked for."""
+        w = width(like)
+        for i in range(start, stop, w):
+            prefetch(out, (0, j + AHEAD, i), True)
+            if w > strands(like) and i + w // 2 < stop:
+                prefetch(out, (0, j + AHEAD, i + w // 2), True)
+            if i + w <= stop:
+                made = again(like, room, i, None)
+                store(out, (0, j, i), result(like, seen, j, i, None, made, extra), None)
+            else:
+                made = again(like, room, i, stop - i)
+                store(out, (0, j, i), result(like, seen, j, i, stop - i, made, extra), stop - i)
+
+    @inlined
+    def write(like, seen, room, out, count, extra, past):
+        one = lanes_of(out)
+        for j in range(out.shape[1]):
+            first, last = whole_lines(out, (0, j, 0), count) if past else (0, 0)
+            if past:
+                run(like, seen, room, out, j, 0, first, extra)
+            for i in range(first, last, width(one)):
+                made = again(one, room, i, None)
+                store_past(out, (0, j, i), result(one, seen, j, i, None, made, extra))
+            run(like, seen, room, out, j, last, count, extra)
+
+    return write
+
+
+@inlined
+def _nothing_written(like, seen, room, out, count, extra, past):
+    return None
