@@ -94,7 +94,7 @@ def over_columns(work):
                 source, other, result = from_place(logits, o, i), same_place(more, o, i), from_place(results, o, i)
                 if tiled:
                     seen = visit(like, source, other, place, rooms)
-                    write(like, seen, rooms.numbers, result, count, more, past)
+                    write(like, seen, rooms.numbers, result, count, more, past, (source, other))
                 elif count == w:
                     vector(like, source, result, None, place, other, sums)
                 else:

@@ -151,9 +151,9 @@ def put(typingctx, array, index, value):
 def prefetch(typingctx, array, index, to_write):
     """Ask for the cache line of ``array[index]``, which need not exist, for a literal `to_write` as its only owner.
 
-    Nothing happens for an array that is None.
+    Nothing happens for what is no array.
     """
-    if isinstance(array, types.NoneType):
+    if not isinstance(array, ViewType):
         return types.none(array, index, to_write), lambda context, builder, sig, args: context.get_dummy_value()
     if not _indexed(array, index) or not isinstance(to_write, types.BooleanLiteral):
         return None

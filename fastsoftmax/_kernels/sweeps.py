@@ -157,13 +157,15 @@ def over_classes(result: Any, numbers: int) -> Any:
                 store(out, (0, j, i), result(like, seen, j, i, stop - i, made, extra), stop - i)
 
     @inlined
-    def write(like, seen, room, out, count, extra, past):
+    def write(like, seen, room, out, count, extra, past, read):
         one = lanes_of(out)
         for j in range(out.shape[1]):
             first, last = whole_lines(out, (0, j, 0), count) if past else (0, 0)
             if past:
                 run(like, seen, room, out, j, 0, first, extra)
             for i in range(first, last, width(one)):
+                prefetch(read[0], (0, j, i + count), False)
+                prefetch(read[1], (0, j, i + count), False)
                 made = again(one, room, i, None)
                 store_past(out, (0, j, i), result(one, seen, j, i, None, made, extra))
             run(like, seen, room, out, j, last, count, extra)
@@ -172,5 +174,5 @@ def over_classes(result: Any, numbers: int) -> Any:
 
 
 @inlined
-def _nothing_written(like, seen, room, out, count, extra, past):
+def _nothing_written(like, seen, room, out, count, extra, past, read):
     return None
