@@ -73,7 +73,7 @@ def over_columns(work):
         logits, results, more = view(x), view(out), view(extra)
         like, inner, n = in_registers(lanes_of(logits)), x.shape[2], x.shape[1]
         w, shares = width(like), (tasks + x.shape[0] - 1) // x.shape[0]
-        tiled = tile_columns(n, inner, w, shares) if worth_tiles(x, out) else 0
+        tiled = tile_columns(x, out, w, shares) if worth_tiles(x, out) else 0
         step = max(tiled, w)
         past = goes_past(results, min(step, inner), logits, more)
         lead = columns_of_line_before(results) if tiled and past else 0

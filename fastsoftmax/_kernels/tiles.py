@@ -14,13 +14,10 @@ from .simd import LINE, HalfType, is_single, strands, width
 from .views import ViewType, address, from_place, view
 
 # A tile of columns has up to so many numbers, as float32 half of the second cache, and so many columns: runs of some
-# lines are what memory likes. With few classes a tile is narrow, and where the second cache is small, it has no more
-# numbers than the first one (21 classes on a Zen 5 with 1 MiB, 512 columns: 0.85 of the time with 256; on a Zen 3 with
-# 512 KiB as fast or slower; 1000 classes on the Zen 5, 128 columns: 0.77 to 0.84 of the time with 64). An Emerald
-# Rapids with 2 MiB had 61 cycles a vector of 21 classes with 512 columns and 44 with 128, many changes ago.
-ROOMY = caches()["l2"] >= 2**20
-TILE, TILE_COLUMNS = (131072, 1024) if ROOMY else (65536, 512)
-FEW_CLASSES, NARROW_TILE, NARROW_TILE_COLUMNS = (64, 16384, 512) if ROOMY else (64, 8192, 256)
+# lines are what memory likes, and the next tile, for which it is asked meanwhile, has to find room too (Zen 5 with 1
+# MiB, 150 classes: 873 columns took 1.1 to 1.15 of the time of 256; 1000 classes: 32 columns 1.5 of that of 128).
+TILE = 131072 if caches()["l2"] >= 2**20 else 65536
+TILE_COLUMNS, TILE_COLUMNS_READ = 256, 512  # where results of all classes are written, and where not
 # Classes at most so many bytes apart need none if all of them lie in a part of the second cache, or have a line or two
 # each: what one column leaves of a line is the next one's, and pages are shared (1000 classes on one thread of an
 # Emerald Rapids with 2 MiB, cycles a vector with a tile and without: 49 columns 47 and 33, 128 40 and 32, 256 43 and
@@ -31,16 +28,13 @@ NEAR_BLOCK = caches()["l2"] // 4
 
 
 @inlined
-def tile_columns(classes, inner, least, shares):
-    """How many columns a tile of so many classes has, a multiple of `least`; 0 if there is no room for these.
+def tile_columns(x, out, least, shares):
+    """How many columns a tile of x has, a multiple of `least`; 0 if there is no room for these.
 
-    No more than leave a tile for each of the `shares` that the columns of an array are to be cut into.
+    No more than leave a tile for each of the `shares` that the columns of x are to be cut into.
     """
-    if classes <= FEW_CLASSES:
-        most = min(NARROW_TILE // classes, NARROW_TILE_COLUMNS)
-    else:
-        most = min(TILE // classes, TILE_COLUMNS)
-    columns = min(most, (inner + shares - 1) // shares + least - 1)
+    most = TILE_COLUMNS if out.shape[1] == x.shape[1] else TILE_COLUMNS_READ
+    columns = min(TILE // x.shape[1], most, (x.shape[2] + shares - 1) // shares + least - 1)
     return columns // least * least
 
 
