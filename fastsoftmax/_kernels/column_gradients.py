@@ -1,12 +1,12 @@
 """Gradients through softmax and log-softmax of columns; `backward` has the formulas.
 
-Sums need all classes of a column, but each strand's terms alone: so arrays are summed class by class as they are copied
-to their tiles, four classes of a strand at once.
+A sum needs all classes of a column, but each of its strands only its own. So arrays are summed class by class as they
+are copied to their tiles, four classes of a strand at once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from .backward import first, log_softmax_gradient, product, softmax_gradient
 from .columns import column_fold, fold_strands, load_sum, store_sum
@@ -20,89 +20,100 @@ from .tiles import ask_for_class
 from .views import ViewType, terms_in
 
 
-@by_type
-def copied(like, x, tile, j, i, count, ahead):
-    """The numbers of a class, which are copied to the tile if there is one; the class `ahead` of it is asked for."""
-    if not isinstance(tile, ViewType):
-        return lambda like, x, tile, j, i, count, ahead: load(like, x, (0, j, i), count, 0.0)
+class Strands(NamedTuple):
+    """Room for what strands come to: for one term each, in the lanes' type, and for a sum each."""
 
-    def kept(like, x, tile, j, i, count, ahead):
+    terms: Any
+    sums: Any
+
+
+@by_type
+def perhaps_copied(like, tile, x, j, i, count, ahead):
+    """The numbers of a class, copied to the tile if there is one; then the class `ahead` of it is asked for."""
+    if not isinstance(tile, ViewType):
+        return lambda like, tile, x, j, i, count, ahead: load(like, x, (0, j, i), count, 0.0)
+
+    def copied(like, tile, x, j, i, count, ahead):
         ask_for_class(like, x, j + ahead, i)
         v = load(like, x, (0, j, i), count, 0.0)
         store(tile, (0, j, i), v, None)
         return v
 
-    return kept
+    return copied
 
 
 @inlined
-def keep_terms(like, terms, k, i, four):
-    """Of few classes a strand has no more terms."""
-    store(terms, (0, k, i), four, None)
+def has_few(like, n):
+    """Whether a strand of n classes has so few terms that their sum is one term."""
+    return n <= KEPT * strands(like)
 
 
 @inlined
-def add_terms(like, sums, j, i, four):
-    """Add to the sum of a strand, or begin it."""
+def note(like, room, n, j, i, four):
+    """Add four terms, of which class j is the first, to what their strand comes to, or begin with them."""
+    k = j % strands(like)
+    if has_few(like, n):
+        store(room.terms, (0, k, i), four, None)
+    else:
+        before = empty_sum(like) if j == k else load_sum(like, room.sums, k, i)
+        store_sum(like, room.sums, k, i, add(before, four))
+
+
+@inlined
+def total_of_strands(like, room, n, i):
+    """What the columns from i on come to."""
     w = strands(like)
-    before = empty_sum(like) if j < w else load_sum(like, sums, j % w, i)
-    store_sum(like, sums, j % w, i, add(before, four))
+    total = fold_strands(like, room.terms, i, min(w, n)) if has_few(like, n) else column_fold(like, room.sums, i, w)
+    return narrow(like, whole(total[0], total[1]))
 
 
-def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
-    """The work on columns, from what is summed and what is written."""
-
-    @inlined
-    def summand_at(like, g, y, tiles, j, i, count, ahead):
-        return summand(copied(like, g, tiles[0], j, i, count, ahead), copied(like, y, tiles[1], j, i, count, ahead))
+def sums_of(summand: Any) -> Any:
+    """Find what the strands of some columns come to, copying both arrays to `tiles` if these are not None."""
 
     @inlined
-    def of_strand(like, g, y, tiles, j, i, count):
-        """The sum of class j and the three that follow it in its strand, of those that there are."""
+    def at(like, g, y, tiles, j, i, count, ahead):
+        here = perhaps_copied(like, tiles[0], g, j, i, count, ahead)
+        return summand(here, perhaps_copied(like, tiles[1], y, j, i, count, ahead))
+
+    @inlined
+    def of_four(like, g, y, tiles, j, i, count):
+        """Class j and the three that follow it in its strand, of those that there are."""
         n, w = g.shape[1], strands(like)
         ahead = 1 if (j + 1) % w else 3 * w + 1
-        total = summand_at(like, g, y, tiles, j, i, count, ahead)
+        total = at(like, g, y, tiles, j, i, count, ahead)
         if j + w < n:
-            total = total + summand_at(like, g, y, tiles, j + w, i, count, ahead)
+            total = total + at(like, g, y, tiles, j + w, i, count, ahead)
         if j + 2 * w < n:
-            more = summand_at(like, g, y, tiles, j + 2 * w, i, count, ahead)
+            more = at(like, g, y, tiles, j + 2 * w, i, count, ahead)
             if j + 3 * w < n:
-                more = more + summand_at(like, g, y, tiles, j + 3 * w, i, count, ahead)
+                more = more + at(like, g, y, tiles, j + 3 * w, i, count, ahead)
             total = total + more
         return total
 
     @inlined
-    def sums_of_strand(like, g, y, tiles, j, count, keep, sums):
-        """Four classes of a strand, for all columns."""
-        for i in range(0, count, width(like)):
-            if i + width(like) <= count:
-                keep(like, sums, j, i, of_strand(like, g, y, tiles, j, i, None))
-            else:
-                keep(like, sums, j, i, of_strand(like, g, y, tiles, j, i, count - i))
-
-    @inlined
-    def sums_of(like, g, y, tiles, count, strands_room, wides):
+    def run(like, g, y, tiles, count, room):
         n, w = g.shape[1], strands(like)
-        for j in range(n):
-            if n <= KEPT * w and j < w:
-                sums_of_strand(like, g, y, tiles, j, count, keep_terms, strands_room)
-            elif n > KEPT * w and j // w % KEPT == 0:
-                sums_of_strand(like, g, y, tiles, j, count, add_terms, wides)
+        for group in range(0, n, 4 * w):
+            for j in range(group, min(group + w, n)):
+                for i in range(0, count, width(like)):
+                    if i + width(like) <= count:
+                        note(like, room, n, j, i, of_four(like, g, y, tiles, j, i, None))
+                    else:
+                        note(like, room, n, j, i, of_four(like, g, y, tiles, j, i, count - i))
 
-    @inlined
-    def total_of(like, n, strands_room, wides, i):
-        w = strands(like)
-        if n <= KEPT * w:
-            total = fold_strands(like, strands_room, i, min(w, n))
-        else:
-            total = column_fold(like, wides, i, w)
-        return narrow(like, whole(total[0], total[1]))
+    return run
+
+
+def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
+    """The work on columns, from what is summed and what is written."""
+    find_sums = sums_of(summand)
 
     @piece
     def totals_of_tile(like, g, y, count, rooms):
-        sums_of(like, g, y, (rooms.tile, rooms.second), count, rooms.strands, rooms.wides)
+        room = Strands(rooms.strands, rooms.wides)
+        find_sums(like, g, y, (rooms.tile, rooms.second), count, room)
         for i in range(0, count, width(like)):
-            store(rooms.numbers, (0, 0, i), total_of(like, g.shape[1], rooms.strands, rooms.wides, i), None)
+            store(rooms.numbers, (0, 0, i), total_of_strands(like, room, g.shape[1], i), None)
 
     @inlined
     def visit(like, g, y, place, rooms):
@@ -116,10 +127,11 @@ def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
 
     @piece
     def vector(like, g, out, count, place, y, sums):
-        sums_of(like, g, y, (None, None), place[2] if count is not None else width(like), terms_in(like, sums), sums)
-        total = total_of(like, g.shape[1], terms_in(like, sums), sums, 0)
+        room = Strands(terms_in(like, sums), sums)
+        find_sums(like, g, y, (None, None), width(like) if count is None else place[2], room)
+        numbers = (total_of_strands(like, room, g.shape[1], 0),)
         for j in range(g.shape[1]):
-            store(out, (0, j, 0), result_at(like, (g, y), j, 0, count, (total,), None), count)
+            store(out, (0, j, 0), result_at(like, (g, y), j, 0, count, numbers, None), count)
 
     return ColumnWork(visit, vector, over_classes(result_at, 1))
 

@@ -7,41 +7,20 @@ tiles.
 
 from __future__ import annotations
 
-import numpy as np
-
 from .jit import by_type, inlined, piece
 from .lengths import KEPT
 from .memory import load, store
-from .online import add, bigger, empty_sum, frame, join, left_out, scaled, term
+from .online import add, empty_sum, frame, join, left_out, scaled, term
 from .row_states import NEAR_ZERO
 from .shuffles import any_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide
 from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus, with_tops
-from .sweeps import by_vectors, in_place, nowhere
+from .sweeps import by_vectors, column_top, in_place, nowhere
 from .views import terms_in
 from .visits import keep, without_top
 from .writes import log_probability
 
 # -- the visits of a vector of columns ---------------------------------------------------------------------
-
-
-@inlined
-def column_top(like, x, i, count):
-    """The maximum of each of the columns that begin at ``x[0, :, i]``."""
-    n = x.shape[1]
-    a = full(like, -np.inf)
-    b, c, d = a, a, a
-    j = 0
-    while j + 4 <= n:
-        a = bigger(load(like, x, (0, j, i), count, 0.0), a)
-        b = bigger(load(like, x, (0, j + 1, i), count, 0.0), b)
-        c = bigger(load(like, x, (0, j + 2, i), count, 0.0), c)
-        d = bigger(load(like, x, (0, j + 3, i), count, 0.0), d)
-        j += 4
-    while j < n:
-        a = bigger(load(like, x, (0, j, i), count, 0.0), a)
-        j += 1
-    return bigger(bigger(a, b), bigger(c, d))
 
 
 @inlined
@@ -233,8 +212,7 @@ def column_states(like, x, kept, top, i, count, scale, sums):
 
 
 @inlined
-def softmax_factor(like, x, kept, i, count, place, scale, sums, wides):
-    top = column_top(like, x, i, count)
+def softmax_factor(like, x, kept, top, i, count, place, scale, sums, wides):
     shape = frame(top, scale)
     total, tops = column_sum(like, x, kept, left_out(top, x.shape[1]), None, i, count, shape, scale, sums)
     return column_factor(like, total, tops, shape)
@@ -251,8 +229,7 @@ softmax_columns = by_vectors(softmax_factor, softmax_at, 2, in_place)
 
 
 @inlined
-def top_and_log(like, x, kept, i, count, place, scale, sums, wides):
-    top = column_top(like, x, i, count)
+def top_and_log(like, x, kept, top, i, count, place, scale, sums, wides):
     state, _ = column_states(like, x, None, top, i, count, scale, sums)
     high, rest = column_logs(like, state)
     return top, high, rest
@@ -290,8 +267,7 @@ def refined_columns(like, x, totals, i, count, scale, sums):
 
 
 @inlined
-def total_of_columns(like, x, kept, i, count, place, scale, sums, wides):
-    top = column_top(like, x, i, count)
+def total_of_columns(like, x, kept, top, i, count, place, scale, sums, wides):
     (m, r, rest), _ = column_states(like, x, None, top, i, count, scale, sums)
     return (narrow(like, refined_columns(like, x, log_total(m, r, rest, scale), i, count, scale, sums)),)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .columns import column_fold, column_states, column_top, lanes_pair, store_sum
+from .columns import column_fold, column_states, lanes_pair, store_sum
 from .jit import by_type, inlined
 from .loss_numbers import row_numbers
 from .losses import opened
@@ -66,13 +66,12 @@ def column_smoothing(like, x, m, i, count, weights, smooth, sums):
 
 
 @inlined
-def losses_of_columns(like, x, kept, i, count, place, extra, sums):
+def losses_of_columns(like, x, kept, top, i, count, place, extra, sums):
     """Note the losses and log-sum-exps of the columns; what gradients are made of."""
     table, more, weights, terms, scale = opened(extra)
     label = narrow(like, load(wide(like), table, place_in(table, place), place[2], -1.0))
     x_t = targets(like, x, label, i, count)
     w_t = target_weights(like, label, weights)
-    top = column_top(like, x, i, count)
     smoothing = column_smoothing(like, x, wide(top), i, count, weights, terms[1], sums)
     state, shape = column_states(like, x, kept, top, i, count, scale, sums)
     loss, lse, a, at_target = row_numbers(state, x_t, w_t, smoothing, terms, scale)
@@ -85,15 +84,15 @@ def losses_of_columns(like, x, kept, i, count, place, extra, sums):
 
 
 @inlined
-def loss_alone(like, x, kept, i, count, place, extra, sums, wides):
-    losses_of_columns(like, x, None, i, count, place, extra, sums)
+def loss_alone(like, x, kept, top, i, count, place, extra, sums, wides):
+    losses_of_columns(like, x, None, top, i, count, place, extra, sums)
     return ()
 
 
 @inlined
-def gradient_numbers(like, x, kept, i, count, place, extra, sums, wides):
+def gradient_numbers(like, x, kept, top, i, count, place, extra, sums, wides):
     """``a * p - smooth * w`` as a pair and what is added to the product; the label and the target's entry."""
-    label, state, shape, a, at_target, smooth = losses_of_columns(like, x, kept, i, count, place, extra, sums)
+    label, state, shape, a, at_target, smooth = losses_of_columns(like, x, kept, top, i, count, place, extra, sums)
     q, rest = factor_of_state(like, state, wide(shape.peak), wide(shape.lost))
     high, low = lanes_pair(like, *product(q, rest, a, 0.0))
     store(wides, (0, 0, i), smooth, None)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .jit import by_type, inlined, piece
+import numpy as np
+
+from .jit import inlined, piece
 from .memory import load, prefetch, store
+from .online import bigger
 from .past import store_past, whole_lines
-from .simd import strands, width
+from .simd import full, strands, width
 from .tiles import AHEAD, load_tile
 from .views import lanes_of
 
@@ -78,7 +81,7 @@ def loaded(count: int) -> Any:
 
     @inlined
     def again(like, room, i, count):
-        return before(like, room, i, count) + (load(like, room, (0, last, i), count, 0.0),)
+        return (*before(like, room, i, count), load(like, room, (0, last, i), count, 0.0))
 
     return again
 
@@ -88,11 +91,31 @@ def _first_of_numbers(like, room, i, count):
     return (load(like, room, (0, 0, i), count, 0.0),)
 
 
+@inlined
+def column_top(like, x, i, count):
+    """The maximum of each of the columns that begin at ``x[0, :, i]``."""
+    n = x.shape[1]
+    a = full(like, -np.inf)
+    b, c, d = a, a, a
+    j = 0
+    while j + 4 <= n:
+        a = bigger(load(like, x, (0, j, i), count, 0.0), a)
+        b = bigger(load(like, x, (0, j + 1, i), count, 0.0), b)
+        c = bigger(load(like, x, (0, j + 2, i), count, 0.0), c)
+        d = bigger(load(like, x, (0, j + 3, i), count, 0.0), d)
+        j += 4
+    while j < n:
+        a = bigger(load(like, x, (0, j, i), count, 0.0), a)
+        j += 1
+    return bigger(bigger(a, b), bigger(c, d))
+
+
 def by_vectors(settle: Any, result: Any, numbers: int, keeps: Any) -> ColumnWork:
     """Work whose numbers come of all classes of a vector of columns.
 
-    ``settle(like, x, kept, i, count, place, extra, sums, wides)`` finds as many vectors of `numbers` for the columns
-    from i on. It may leave terms in `kept`, which is ``keeps(array)``, and a number more in `wides`.
+    ``settle(like, x, kept, top, i, count, place, extra, sums, wides)`` finds as many vectors of `numbers` for the
+    columns from i on, whose maxima are `top`. It may leave terms in `kept`, which is ``keeps(array)``, and a number
+    more in `wides`.
     ``result(like, seen, j, i, count, numbers, extra)`` is what is written of class j, `seen` being
     ``(x, kept, wides)``.
     """
@@ -101,24 +124,25 @@ def by_vectors(settle: Any, result: Any, numbers: int, keeps: Any) -> ColumnWork
     @piece
     def settled(like, i, place, extra, rooms):
         kept = keeps(rooms.tile)
-        made = settle(like, rooms.tile, kept, i, None, place, extra, rooms.sums, rooms.wides)
+        top = load(like, rooms.numbers, (0, 0, i), None, 0.0)
+        made = settle(like, rooms.tile, kept, top, i, None, place, extra, rooms.sums, rooms.wides)
         save(rooms.numbers, i, made)
 
     @inlined
     def visit(like, source, extra, place, rooms):
         o, start, count = place
-        load_tile(like, rooms.tile, source, count)
+        load_tile(like, rooms.tile, rooms.numbers, source, count)
         for i in range(0, count, width(like)):
             settled(like, i, (o, start + i, min(count - i, width(like))), extra, rooms)
         return rooms.tile, rooms.tile, rooms.wides
 
     @piece
     def numbers_alone(like, x, out, count, place, extra, sums):
-        settle(like, x, None, 0, count, place, extra, sums, sums)
+        settle(like, x, None, column_top(like, x, 0, count), 0, count, place, extra, sums, sums)
 
     @piece
     def vector(like, x, out, count, place, extra, sums):
-        numbers = settle(like, x, keeps(out), 0, count, place, extra, sums, sums)
+        numbers = settle(like, x, keeps(out), column_top(like, x, 0, count), 0, count, place, extra, sums, sums)
         for j in range(out.shape[1]):
             store(out, (0, j, 0), result(like, (x, out, sums), j, 0, count, numbers, extra), count)
 

@@ -9,8 +9,9 @@ from fastsoftmax._machine import caches
 
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
+from .online import bigger
 from .past import item_bytes
-from .simd import LINE, HalfType, is_single, strands, width
+from .simd import LINE, HalfType, full, is_single, strands, width
 from .views import ViewType, address, from_place, view
 
 # A tile of columns has up to so many numbers, as float32 half of the second cache, and so many columns: runs of some
@@ -112,21 +113,45 @@ def keep_alive(array):
     return used
 
 
-# Classes that memory is asked for in advance.
-AHEAD = 3
+# Classes that are copied together, and that memory is asked for in advance.
+AHEAD = 4
 
 
 @inlined
-def load_tile(like, tile, x, count):
-    """Copy ``x[0, :, :count]`` to the tile."""
-    w, n = width(like), x.shape[1]
-    for j in range(n):
-        for k in range(0, count, w):
-            ask_for_class(like, x, j + AHEAD, k)
-            if k + w <= count:
-                store(tile, (0, j, k), load(like, x, (0, j, k), None, 0.0), None)
+def copied(like, tile, x, j, i, count):
+    """The numbers of a class, which are copied to the tile on the way; later classes are asked for."""
+    ask_for_class(like, x, j + AHEAD, i)
+    v = load(like, x, (0, j, i), count, 0.0)
+    store(tile, (0, j, i), v, None)
+    return v
+
+
+@inlined
+def top_of_four(like, tile, x, j, i, count, top):
+    """The largest of `top` and up to four classes, which are copied."""
+    n = x.shape[1]
+    top = bigger(copied(like, tile, x, j, i, count), top)
+    if j + 1 < n:
+        top = bigger(copied(like, tile, x, j + 1, i, count), top)
+    if j + 2 < n:
+        top = bigger(copied(like, tile, x, j + 2, i, count), top)
+    if j + 3 < n:
+        top = bigger(copied(like, tile, x, j + 3, i, count), top)
+    return top
+
+
+@inlined
+def load_tile(like, tile, tops, x, count):
+    """Copy ``x[0, :, :count]`` to the tile, and leave the maxima of its columns in the first row of `tops`."""
+    w = width(like)
+    for j in range(0, x.shape[1], AHEAD):
+        for i in range(0, count, w):
+            top = full(like, -np.inf) if j == 0 else load(like, tops, (0, 0, i), None, 0.0)
+            if i + w <= count:
+                top = top_of_four(like, tile, x, j, i, None, top)
             else:
-                store(tile, (0, j, k), load(like, x, (0, j, k), count - k, 0.0), None)
+                top = top_of_four(like, tile, x, j, i, count - i, top)
+            store(tops, (0, 0, i), top, None)
 
 
 @inlined
