@@ -10,7 +10,7 @@ from __future__ import annotations
 from .jit import by_type, inlined, piece
 from .lengths import KEPT
 from .memory import load, store
-from .online import add, empty_sum, frame, join, left_out, scaled, term
+from .online import add, empty_sum, frame, join, left_out, scaled, sum_of_one, term
 from .row_states import NEAR_ZERO
 from .shuffles import any_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide
@@ -117,7 +117,7 @@ def fold_by_8(like, terms, k, i, n):
 @inlined
 def leaf(like, terms, k, i, n):
     """The term of strand k as a sum of one; of none if there is no such strand."""
-    return add(empty_sum(like), load(like, terms, (0, k, i), None, 0.0)) if k < n else empty_sum(like)
+    return sum_of_one(load(like, terms, (0, k, i), None, 0.0)) if k < n else empty_sum(like)
 
 
 @inlined

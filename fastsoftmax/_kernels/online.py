@@ -186,6 +186,14 @@ def empty_sum(like):
 
 
 @by_type
+def sum_of_one(terms):
+    """What one vector of terms comes to; unlike in sums that begin with 0, a -0 stays what it is."""
+    if is_single(terms):
+        return lambda terms: (wide(terms), 0.0)
+    return lambda terms: (terms, full(terms, 0.0))
+
+
+@by_type
 def add(total, terms):
     """The sum with a vector of terms added lane by lane."""
     if is_single(terms):
