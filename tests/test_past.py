@@ -15,12 +15,14 @@ import pytest
 from reference import Array
 
 import fastsoftmax
-from fastsoftmax._kernels.jit import DTYPES
+from fastsoftmax._kernels.jit import DTYPES, inlined
 from fastsoftmax._kernels.loops import KERNELS
+from fastsoftmax._kernels.memory import load
 from fastsoftmax._kernels.past import LEAST, goes_past, whole_lines
 from fastsoftmax._kernels.shuffles import abreast
+from fastsoftmax._kernels.sweeps import over_classes
 from fastsoftmax._kernels.target import has_avx512, has_f16c
-from fastsoftmax._kernels.tiles import columns_of_line_before, store_tile
+from fastsoftmax._kernels.tiles import columns_of_line_before
 from fastsoftmax._kernels.views import lanes_of, view
 
 GUARD = 7  # elements on either side of a result, whose bytes must stay
@@ -187,29 +189,39 @@ def test_gradient_of_a_loss_in_columns() -> None:
         assert np.ascontiguousarray(gradient[..., few]).tobytes() == expected.tobytes()
 
 
+@inlined
+def sum_at(like: Any, seen: Any, j: Any, i: Any, count: Any, numbers: Any, extra: Any) -> Any:
+    """The first number of a column, and what its tile has there."""
+    return numbers[0] + load(like, seen[0], (0, j, i), count, 0.0)
+
+
 @dtypes
 @pytest.mark.parametrize("times", [1, 2])
 def test_every_length_from_every_place(times: int, dtype: Any) -> None:
     """With one vector at once and two, as for AVX-512; whole lines go past the caches wherever there are some."""
+    write = over_classes(sum_at, 2)
 
-    def from_tile(tile: Any, out: Any, count: int) -> Any:
+    def from_tile(tile: Any, numbers: Any, out: Any, count: int) -> Any:
         like = lanes_of(view(out)) if times == 1 else abreast(lanes_of(view(out)), 2)
-        store_tile(like, view(out), view(tile), 0, 0, count, True)
+        seen, read = (view(tile), view(tile)), (view(tile), None)
+        write(like, seen, view(numbers), view(out), count, None, True, read)
         return whole_lines(view(out), (0, 0, 0), count)
 
     size = np.dtype(dtype).itemsize
     computed = np.float32 if dtype == np.float16 else dtype
-    copy = numba.njit(from_tile).compile((array_of(computed, 3), array_of(dtype, 3), numba.int64))
-    tile = np.arange(3 * 192, dtype=computed).reshape(1, 3, 192)
+    kinds = (array_of(computed, 3), array_of(computed, 3), array_of(dtype, 3), numba.int64)
+    copy = numba.njit(from_tile).compile(kinds)
+    tile, columns = np.arange(3 * 192, dtype=computed).reshape(1, 3, 192), np.ones((1, 2, 192), computed)
+    columns[0, 0] = np.arange(192) % 7
     for count in range(1, 150):
         room = np.full(3 * 211, -1, dtype)
         for start in range(0, 32, 3):
             out = room.reshape(1, 3, 211)[..., start : start + count]
-            first, last = copy(tile, out, count)
+            first, last = copy(tile, columns, out, count)
             before = -out.ctypes.data % 64 // size
             lines = max(0, count - before) // (64 // size)
             assert (first, last - first) == (min(before, count), lines * (64 // size))
-            np.testing.assert_array_equal(out, tile[..., :count])
+            np.testing.assert_array_equal(out, (tile + columns[:, :1])[..., :count])
             out[...] = -1
             assert (room == -1).all()
 

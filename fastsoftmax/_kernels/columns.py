@@ -15,10 +15,10 @@ from .row_states import NEAR_ZERO
 from .shuffles import any_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide
 from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus, with_tops
-from .sweeps import by_vectors, column_top, in_place, nowhere
+from .sweeps import by_vectors, column_top, nowhere, term_again
 from .views import terms_in
 from .visits import keep, without_top
-from .writes import log_probability
+from .writes import log_probability, terms_kept_in
 
 # -- the visits of a vector of columns ---------------------------------------------------------------------
 
@@ -221,11 +221,11 @@ def softmax_factor(like, x, kept, top, i, count, place, scale, sums, wides):
 @inlined
 def softmax_at(like, seen, j, i, count, factor, scale):
     q, rest = factor
-    e = load(like, seen[1], (0, j, i), count, 0.0)
+    e = term_again(like, seen, j, i, count, scale)
     return fma(e, q, e * rest)
 
 
-softmax_columns = by_vectors(softmax_factor, softmax_at, 2, in_place)
+softmax_columns = by_vectors(softmax_factor, softmax_at, 2, terms_kept_in)
 
 
 @inlined

@@ -16,8 +16,8 @@ from .memory import load, number, store
 from .online import add_wide, empty_sum, whole
 from .simd import fma, full, narrow, select, strands, wide
 from .state import factor_of_state, product
-from .sweeps import by_vectors, in_place, nowhere
-from .writes import normal
+from .sweeps import by_vectors, nowhere, term_again
+from .writes import normal, terms_kept_in
 
 
 @by_type
@@ -103,16 +103,16 @@ def gradient_numbers(like, x, kept, top, i, count, place, extra, sums, wides):
 def gradient_at(like, seen, j, i, count, numbers, extra):
     """The gradients of a class; 0 where the column is ignored."""
     high, low, plain, label, entry = numbers
-    _, _, weights, terms, _ = opened(extra)
+    _, _, weights, terms, scale = opened(extra)
     b = plain
     if weights.shape[0] and terms[1] != 0.0:
         smooth = load(wide(like), seen[2], (0, 0, i), count, 0.0)
         b = narrow(like, number(weights, (j,)) * (0.0 - smooth))
-    e = load(like, seen[1], (0, j, i), count, 0.0)
+    e = term_again(like, seen, j, i, count, scale)
     g = fma(e, high, fma(e, low, b))
     g = select(label == np.float64(j), entry, g)
     return select(label < 0.0, full(like, 0.0), g)
 
 
 loss_columns = by_vectors(loss_alone, None, 0, nowhere)
-loss_with_gradient_columns = by_vectors(gradient_numbers, gradient_at, 5, in_place)
+loss_with_gradient_columns = by_vectors(gradient_numbers, gradient_at, 5, terms_kept_in)

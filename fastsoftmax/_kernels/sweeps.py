@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .jit import inlined, piece
+from .jit import by_type, inlined, piece
 from .memory import load, prefetch, store
-from .online import bigger
+from .online import bigger, frame, term
 from .past import store_past, whole_lines
 from .simd import full, strands, width
 from .tiles import AHEAD, load_tile
-from .views import lanes_of
+from .views import ViewType, lanes_of
 
 
 class ColumnWork(NamedTuple):
@@ -117,7 +117,7 @@ def by_vectors(settle: Any, result: Any, numbers: int, keeps: Any) -> ColumnWork
     columns from i on, whose maxima are `top`. It may leave terms in `kept`, which is ``keeps(array)``, and a number
     more in `wides`.
     ``result(like, seen, j, i, count, numbers, extra)`` is what is written of class j, `seen` being
-    ``(x, kept, wides)``.
+    ``(x, kept, wides, top)``, the last for arrays that keep no terms.
     """
     save = saved(numbers)
 
@@ -134,7 +134,7 @@ def by_vectors(settle: Any, result: Any, numbers: int, keeps: Any) -> ColumnWork
         load_tile(like, rooms.tile, rooms.numbers, source, count)
         for i in range(0, count, width(like)):
             settled(like, i, (o, start + i, min(count - i, width(like))), extra, rooms)
-        return rooms.tile, rooms.tile, rooms.wides
+        return rooms.tile, rooms.tile, rooms.wides, None
 
     @piece
     def numbers_alone(like, x, out, count, place, extra, sums):
@@ -142,9 +142,10 @@ def by_vectors(settle: Any, result: Any, numbers: int, keeps: Any) -> ColumnWork
 
     @piece
     def vector(like, x, out, count, place, extra, sums):
-        numbers = settle(like, x, keeps(out), column_top(like, x, 0, count), 0, count, place, extra, sums, sums)
+        kept, top = keeps(out), column_top(like, x, 0, count)
+        numbers = settle(like, x, kept, top, 0, count, place, extra, sums, sums)
         for j in range(out.shape[1]):
-            store(out, (0, j, 0), result(like, (x, out, sums), j, 0, count, numbers, extra), count)
+            store(out, (0, j, 0), result(like, (x, kept, sums, top), j, 0, count, numbers, extra), count)
 
     return ColumnWork(visit, numbers_alone if result is None else vector, over_classes(result, numbers))
 
@@ -154,9 +155,16 @@ def nowhere(array):
     return None
 
 
-@inlined
-def in_place(array):
-    return array
+@by_type
+def term_again(like, seen, j, i, count, scale):
+    """Terms from where they were kept, or once more where `kept` is None."""
+    if isinstance(seen.types[1], ViewType):
+        return lambda like, seen, j, i, count, scale: load(like, seen[1], (0, j, i), count, 0.0)
+
+    def again(like, seen, j, i, count, scale):
+        return term(load(like, seen[0], (0, j, i), count, 0.0), frame(seen[3], scale), scale)
+
+    return again
 
 
 def over_classes(result: Any, numbers: int) -> Any:
