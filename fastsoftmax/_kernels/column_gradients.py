@@ -61,7 +61,7 @@ def note(like, room, n, j, i, four):
 
 @inlined
 def total_of_strands(like, room, n, i):
-    """What the columns from i on come to; the rest that `whole` adds makes a sum of nothing but -0 what it is in rows."""
+    """What the columns from i on come to; `whole` adds a rest, so that a sum of nothing but -0 is 0, as in rows."""
     w = strands(like)
     total = fold_strands(like, room.terms, i, min(w, n)) if has_few(like, n) else column_fold(like, room.sums, i, w)
     return narrow(like, whole(total[0], total[1]))
