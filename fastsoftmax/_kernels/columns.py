@@ -85,12 +85,6 @@ def fold_terms(like, terms, n):
 
 
 @inlined
-def fold_strands(like, terms, i, n):
-    """The terms of n strands, one each, folded by halves."""
-    return join(like, fold_by_2(like, terms, 0, i, n), fold_by_2(like, terms, 1, i, n))
-
-
-@inlined
 def merge(like, terms, k, j):
     """Add term j to term k."""
     both = load(like, terms, (0, k, 0), None, 0.0) + load(like, terms, (0, j, 0), None, 0.0)
@@ -98,26 +92,40 @@ def merge(like, terms, k, j):
 
 
 @inlined
+def fold_strands(like, terms, i, n):
+    """The terms of n strands, one each, folded by halves; what is absent is not added."""
+    even = fold_by_2(like, terms, 0, i, n)
+    return join(like, even, fold_by_2(like, terms, 1, i, n)) if n > 1 else even
+
+
+@inlined
 def fold_by_2(like, terms, k, i, n):
-    return join(like, fold_by_4(like, terms, k, i, n), fold_by_4(like, terms, k + 2, i, n))
+    first = fold_by_4(like, terms, k, i, n)
+    return join(like, first, fold_by_4(like, terms, k + 2, i, n)) if k + 2 < n else first
 
 
 @inlined
 def fold_by_4(like, terms, k, i, n):
-    return join(like, fold_by_8(like, terms, k, i, n), fold_by_8(like, terms, k + 4, i, n))
+    first = fold_by_8(like, terms, k, i, n)
+    return join(like, first, fold_by_8(like, terms, k + 4, i, n)) if k + 4 < n else first
 
 
 @by_type
 def fold_by_8(like, terms, k, i, n):
     if not is_single(like):  # eight strands have no eighth neighbour
-        return lambda like, terms, k, i, n: leaf(like, terms, k, i, n)
-    return lambda like, terms, k, i, n: join(like, leaf(like, terms, k, i, n), leaf(like, terms, k + 8, i, n))
+        return lambda like, terms, k, i, n: leaf(like, terms, k, i)
+
+    def fold(like, terms, k, i, n):
+        first = leaf(like, terms, k, i)
+        return join(like, first, leaf(like, terms, k + 8, i)) if k + 8 < n else first
+
+    return fold
 
 
 @inlined
-def leaf(like, terms, k, i, n):
-    """The term of strand k as a sum of one; of none if there is no such strand."""
-    return sum_of_one(load(like, terms, (0, k, i), None, 0.0)) if k < n else empty_sum(like)
+def leaf(like, terms, k, i):
+    """The term of strand k as a sum of one."""
+    return sum_of_one(load(like, terms, (0, k, i), None, 0.0))
 
 
 @inlined
