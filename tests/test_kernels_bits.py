@@ -9,7 +9,7 @@ import pytest
 
 from fastsoftmax._kernels.lengths import BLOCK, LANES, SHORT_ROW
 from fastsoftmax._kernels.loops import BLOCK_STATES, KERNELS
-from fastsoftmax._kernels.tiles import NEAR
+from fastsoftmax._kernels.tiles import CROWDED
 
 FORWARD = ("softmax", "log_softmax", "logsumexp")
 SCALE = (0.699999988079071, 1.1920928955078125e-08, 0.7, 0.0)
@@ -49,7 +49,7 @@ def run(kernel: Any, dtype: str, *arguments: Any, tasks: int, extra: Any) -> Non
 
 def distances(shape: tuple[int, int]) -> tuple[int, ...]:
     """Columns of so many classes as they lie, and so far apart that they go through tiles."""
-    return (shape[0], NEAR + 1) if shape[1] <= 1025 else (shape[0],)
+    return (shape[0], CROWDED) if shape[1] <= 1025 else (shape[0],)
 
 
 def columns_of(rows: Any, apart: int) -> Any:

@@ -10,7 +10,7 @@ from fastsoftmax._machine import caches
 from .jit import by_type, inlined
 from .memory import load, prefetch, store
 from .online import bigger
-from .past import item_bytes
+from .past import LEAST, item_bytes
 from .simd import LINE, HalfType, full, is_single, strands, width
 from .views import ViewType, address, from_place, view
 
@@ -19,11 +19,13 @@ from .views import ViewType, address, from_place, view
 # MiB, 150 classes: 873 columns took 1.1 to 1.15 of the time of 256; 1000 classes: 32 columns 1.5 of that of 128).
 TILE = 131072 if caches()["l2"] >= 2**20 else 65536
 TILE_COLUMNS, TILE_COLUMNS_READ = 256, 512  # where results of all classes are written, and where not
-# Classes at most so many bytes apart need none if all of them lie in a part of the second cache, or have a line or two
-# each: what one column leaves of a line is the next one's, and pages are shared (1000 classes on one thread of an
-# Emerald Rapids with 2 MiB, cycles a vector with a tile and without: 49 columns 47 and 33, 128 40 and 32, 256 43 and
-# 39; on two of a Zen 3 with 512 KiB a tile took 1.2 of the time for 32 columns, 0.7 to 1.0 for 49, 0.74 for 256
-# classes of 196, gradients 0.86, 0.7 to 0.9 and 0.61).
+# Arrays that stay in a cache need none, unless their classes lie a multiple of so many bytes apart: then a few columns
+# have all their lines in two places of the first cache (two threads of the Zen 5, without tiles, of the time with them:
+# 21 to 500 classes a round number apart 0.65 to 0.95; 150 classes 31 KiB apart 0.8 to 1.04; 64 classes 24 KiB apart 1.6
+# to 2.9). More classes than this were as fast either way.
+CROWDED, MANY = 2048, 1000
+# Nor do classes at most so many bytes apart if all of them lie in a part of the second cache, or have a line or two
+# each, wherever they come from: what one column leaves of a line is the next one's, and pages are shared.
 NEAR, NEAREST = 1024, 2 * LINE
 NEAR_BLOCK = caches()["l2"] // 4
 
@@ -41,15 +43,19 @@ def tile_columns(x, out, least, shares):
 
 @by_type
 def worth_tiles(x, out):
-    """Whether columns go faster through tiles: not where lines are shared and still there when they are."""
+    """Whether columns go faster through tiles: where their lines come from memory, or push each other out."""
     if isinstance(x.dtype, HalfType):  # a tile keeps terms, which `out` cannot
         return lambda x, out: True
 
-    def far_apart(x, out):
-        apart = max(abs(x.strides[1]), abs(out.strides[1]) if out.shape[1] == x.shape[1] else 0)
-        return apart > NEAR or (apart > NEAREST and apart * x.shape[1] > NEAR_BLOCK)
+    def worth(x, out):
+        apart, results = x.strides[1], out.strides[1] if out.shape[1] == x.shape[1] else 1
+        farthest = max(abs(apart), abs(results))
+        near = farthest <= NEAREST or (farthest <= NEAR and farthest * x.shape[1] <= NEAR_BLOCK)
+        crowded = apart % CROWDED == 0 or results % CROWDED == 0 or x.shape[1] > MANY
+        large = x.shape[0] * x.shape[1] * x.shape[2] * item_bytes(x) >= LEAST // 2
+        return not near and (large or crowded)
 
-    return far_apart
+    return worth
 
 
 @inlined
