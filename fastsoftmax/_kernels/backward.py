@@ -203,7 +203,13 @@ def sum_and_write(sums, writes):
 
 
 def short_rows_of(summand, gradient):
-    """Rows of two halves, a vector or two each, that stay in registers from the sum to the gradient."""
+    """Rows of a vector, or of two halves of a vector or two each, that stay in registers from sum to gradient."""
+
+    @inlined
+    def row_of_one(like, g, out, row, y):
+        g0, y0 = load(like, g, (row, 0), None, 0.0), load(like, y, (row, 0), None, 0.0)
+        total = everywhere_in(like, across(like, add(empty_sum(like), summand(g0, y0))))
+        store(out, (row, 0), gradient(g0, y0, total), None)
 
     @inlined
     def row_of_two(like, half, g, out, row, y, count):
@@ -218,7 +224,10 @@ def short_rows_of(summand, gradient):
     @inlined
     def run(like, half, g, out, first_row, last_row, y):
         count = g.shape[1] - width(half)
-        if count == width(half):
+        if count == 0:
+            for row in range(first_row, last_row):
+                row_of_one(like, g, out, row, y)
+        elif count == width(half):
             for row in range(first_row, last_row):
                 row_of_two(like, half, g, out, row, y, None)
         else:
@@ -295,7 +304,7 @@ def backward_rows(summand, gradient):
     @piece
     def rows(g, out, first_row, last_row, y):
         like, n, w, past = lanes_of(g), g.shape[1], width(lanes_of(g)), goes_past(out, g.shape[1], g, y)
-        if w < n <= 2 * w:
+        if w <= n <= 2 * w:
             short_rows(like, like, g, out, first_row, last_row, y)
         elif 2 * w < n <= 4 * w:
             short_rows(like, abreast(like, 2), g, out, first_row, last_row, y)

@@ -15,7 +15,7 @@ from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
 from .half import from_lanes, to_lanes
-from .jit import inlined
+from .jit import by_type, inlined
 from .simd import _I32, _STORED_AS, COMPUTED_IN, VectorType, _as_vector, _call, _splat, width
 from .tails import first_lanes, load_first, store_first
 from .views import ViewType, _item_bytes
@@ -188,15 +188,17 @@ def _ask_for(builder: ir.IRBuilder, pointer: ir.Value, to_write: types.BooleanLi
 # Vectors that memory is asked for in advance: what prefetchers of processors do by themselves ends at each page. A page
 # is enough on a Zen 5, where 24 took 1.2 to 1.4 of the time for rows of 1024 and 2048.
 AHEAD = 64
-# Of arrays of up to so many elements lines come in time by themselves, from some cache (Zen 3, float32: 256x1000 and
-# 8x32000 without asking 0.87 to 1.0 of the time, 16384x1024 1.17).
-IN_CACHE = 2**20
+# Of arrays of up to so many bytes lines come in time by themselves, from some cache, and are not asked for (float32,
+# Zen 3: 256x1000 and 8x32000 0.87 to 1.0 of the time, 16384x1024 1.17; Zen 5, 32 MiB: 6 MiB 0.77 to 0.97, 8 MiB up to
+# 1.24, 16 MiB 1.5).
+IN_CACHE = 7 * 2**20
 
 
-@inlined
+@by_type
 def is_far(x):
     """Whether an array is so large that its rows come from memory."""
-    return x.shape[0] * x.shape[1] > IN_CACHE
+    item = _item_bytes(x.dtype)
+    return lambda x: x.shape[0] * x.shape[1] * item > IN_CACHE
 
 
 @inlined
