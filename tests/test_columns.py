@@ -65,3 +65,22 @@ def test_sums_of_negative_zeros(name: str, dtype: Any, classes: int, inner: int)
     rows = [np.ascontiguousarray(array.transpose(0, 2, 1)) for array in (g, y)]
     expected = function(*rows, axis=-1).transpose(0, 2, 1)
     assert function(g, y, axis=1).tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+@pytest.mark.parametrize("name", ["softmax_backward", "log_softmax_backward"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("vectors", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+def test_gradients_of_rows_of_some_vectors(name: str, dtype: Any, vectors: int) -> None:
+    """Those in registers and those that are not: each length around a whole number of vectors, and no byte beside."""
+    lanes = 8 if dtype == np.float64 else 16
+    function = getattr(fastsoftmax, name)
+    for classes in (vectors * lanes - lanes // 2, vectors * lanes - 1, vectors * lanes, vectors * lanes + 1):
+        g = np.random.default_rng(classes).normal(0, 2, (3, classes)).astype(dtype)
+        y = np.abs(g[::-1]) * dtype(0.1) * (1 if name == "softmax_backward" else -1)
+        room = np.full(g.size + 64, 7, dtype)
+        out = room[32 : 32 + g.size].reshape(g.shape)
+        function(g, y, axis=-1, out=out)
+        columns = function(np.ascontiguousarray(g.T), np.ascontiguousarray(y.T), axis=0)
+        assert out.tobytes() == np.ascontiguousarray(columns.T).tobytes()
+        assert (room[:32] == 7).all()
+        assert (room[-32:] == 7).all()

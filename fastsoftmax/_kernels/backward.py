@@ -19,6 +19,7 @@ from .past import LINED, fence, goes_past, item_bytes, store_past, until_line, w
 from .shuffles import abreast, part
 from .simd import fma, full, width
 from .state import shrink_of
+from .target import has_avx512
 from .views import lanes_of
 from .visits import sum_of_four
 
@@ -203,7 +204,7 @@ def sum_and_write(sums, writes):
 
 
 def short_rows_of(summand, gradient):
-    """Rows of a vector, or of two halves of a vector or two each, that stay in registers from sum to gradient."""
+    """Rows of a vector, or of one, two or four and as many or half as many, in registers from sum to gradient."""
 
     @inlined
     def row_of_one(like, g, out, row, y):
@@ -212,37 +213,50 @@ def short_rows_of(summand, gradient):
         store(out, (row, 0), gradient(g0, y0, total), None)
 
     @inlined
-    def row_of_two(like, half, g, out, row, y, count):
+    def row_of_two(like, half, rest, g, out, row, y, count):
         w = width(half)
         g0, y0 = load(half, g, (row, 0), None, 0.0), load(half, y, (row, 0), None, 0.0)
-        g1, y1 = load(half, g, (row, w), count, 0.0), load(half, y, (row, w), count, 0.0)
-        total = across(like, add(empty_sum(like), one_of(like, summand(g0, y0)) + one_of(like, summand(g1, y1))))
-        total = full(half, whole(total[0], total[1]))
-        store(out, (row, 0), gradient(g0, y0, total), None)
-        store(out, (row, w), gradient(g1, y1, total), count)
+        g1, y1 = load(rest, g, (row, w), count, 0.0), load(rest, y, (row, w), count, 0.0)
+        total = across(like, sum_of_halves(like, summand(g0, y0), summand(g1, y1)))
+        number = whole(total[0], total[1])
+        store(out, (row, 0), gradient(g0, y0, full(half, number)), None)
+        store(out, (row, w), gradient(g1, y1, full(rest, number)), count)
 
     @inlined
-    def run(like, half, g, out, first_row, last_row, y):
+    def run(like, half, rest, g, out, first_row, last_row, y):
         count = g.shape[1] - width(half)
         if count == 0:
             for row in range(first_row, last_row):
                 row_of_one(like, g, out, row, y)
-        elif count == width(half):
+        elif count == width(rest):
             for row in range(first_row, last_row):
-                row_of_two(like, half, g, out, row, y, None)
+                row_of_two(like, half, rest, g, out, row, y, None)
         else:
             for row in range(first_row, last_row):
-                row_of_two(like, half, g, out, row, y, count)
+                row_of_two(like, half, rest, g, out, row, y, count)
 
     return run
 
 
 @by_type
-def one_of(like, v):
-    """The sum of the vectors abreast in `v`, one or two."""
-    if v == like:
-        return lambda like, v: v
-    return lambda like, v: part(v, 0, like) + part(v, 1, like)
+def sum_of_halves(like, a, b):
+    """The sum of the vectors abreast in both, as any row of so many is summed: four go to the sum at once."""
+    if a == like:
+        return lambda like, a, b: add(empty_sum(like), a + b)
+    if a.lanes == 2 * like.lanes:
+        return lambda like, a, b: add(
+            empty_sum(like), (part(a, 0, like) + part(a, 1, like)) + (part(b, 0, like) + part(b, 1, like))
+        )
+    if a.lanes == b.lanes:
+        return lambda like, a, b: add(add(empty_sum(like), sum_of_four(like, a)), sum_of_four(like, b))
+    return lambda like, a, b: add(add(empty_sum(like), sum_of_four(like, a)), part(b, 0, like) + part(b, 1, like))
+
+
+@by_type
+def holds_eight(like):
+    """Whether registers hold eight vectors of both arrays."""
+    known = has_avx512()
+    return lambda like: known
 
 
 @inlined
@@ -305,9 +319,13 @@ def backward_rows(summand, gradient):
     def rows(g, out, first_row, last_row, y):
         like, n, w, past = lanes_of(g), g.shape[1], width(lanes_of(g)), goes_past(out, g.shape[1], g, y)
         if w <= n <= 2 * w:
-            short_rows(like, like, g, out, first_row, last_row, y)
+            short_rows(like, like, like, g, out, first_row, last_row, y)
         elif 2 * w < n <= 4 * w:
-            short_rows(like, abreast(like, 2), g, out, first_row, last_row, y)
+            short_rows(like, abreast(like, 2), abreast(like, 2), g, out, first_row, last_row, y)
+        elif 4 * w < n <= 6 * w and holds_eight(like) and not past:
+            short_rows(like, abreast(like, 4), abreast(like, 2), g, out, first_row, last_row, y)
+        elif 6 * w < n <= 8 * w and holds_eight(like) and not past:
+            short_rows(like, abreast(like, 4), abreast(like, 4), g, out, first_row, last_row, y)
         elif first_row < last_row:
             each_row(like, g, out, first_row, last_row, y, past)
         if past:
