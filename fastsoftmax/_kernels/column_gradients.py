@@ -126,7 +126,7 @@ def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
         return gradient(g, y, numbers[0])
 
     @piece
-    def vector(like, g, out, count, place, y, sums):
+    def vector(like, g, out, kept, count, place, y, sums):
         room = Strands(terms_in(like, sums), sums)
         find_sums(like, g, y, (None, None), width(like) if count is None else place[2], room)
         numbers = (total_of_strands(like, room, g.shape[1], 0),)

@@ -96,9 +96,12 @@ def over_columns(work):
                     seen = visit(like, source, other, place, rooms)
                     write(like, seen, rooms.numbers, result, count, more, past, (source, other))
                 elif count == w:
-                    vector(like, source, result, None, place, other, sums)
+                    vector(like, source, result, result, None, place, other, sums)
+                elif inner > w:
+                    vector(like, source, result, result, count, place, other, sums)
                 else:
-                    vector(like, source, result, count, place, other, sums)
+                    # What is left of one class beside the next one: a load waits for the store that it overlaps.
+                    vector(like, source, result, None, count, place, other, sums)
             keep_alive(room)
             if past:
                 fence()
@@ -129,7 +132,7 @@ def over_narrow(work, write=store_columns):
                 ask_for_rows(results, row + ROWS_AHEAD, w, True)
                 logits = load_rows(like, tile, rows, spare, row, n, classes)
                 second = second_rows(like, second_tile, more, spare, row, n, classes)
-                vector(like, logits, result, None, (row, 0, min(n - row, w)), second, sums)
+                vector(like, logits, result, result, None, (row, 0, min(n - row, w)), second, sums)
                 for at in range(0, w, width(one)):
                     write(one, results, written, at, spare_results, row + at, n, out.shape[1])
 

@@ -31,7 +31,8 @@ class ColumnWork(NamedTuple):
     write
         ``write(like, seen, room, out, count, extra, past)``: the results, class by class.
     vector
-        ``vector(like, x, out, count, place, extra, sums)``: all of it for one vector of columns, without a tile.
+        ``vector(like, x, out, room, count, place, extra, sums)``: all of it for one vector of columns, without a tile;
+        terms may be kept in `room`, unless that is None.
     """
 
     visit: Any
@@ -137,12 +138,12 @@ def by_vectors(settle: Any, result: Any, numbers: int, keeps: Any) -> ColumnWork
         return rooms.tile, rooms.tile, rooms.wides, None
 
     @piece
-    def numbers_alone(like, x, out, count, place, extra, sums):
+    def numbers_alone(like, x, out, room, count, place, extra, sums):
         settle(like, x, None, column_top(like, x, 0, count), 0, count, place, extra, sums, sums)
 
     @piece
-    def vector(like, x, out, count, place, extra, sums):
-        kept, top = keeps(out), column_top(like, x, 0, count)
+    def vector(like, x, out, room, count, place, extra, sums):
+        kept, top = keeps(room), column_top(like, x, 0, count)
         numbers = settle(like, x, kept, top, 0, count, place, extra, sums, sums)
         for j in range(out.shape[1]):
             store(out, (0, j, 0), result(like, (x, kept, sums, top), j, 0, count, numbers, extra), count)
