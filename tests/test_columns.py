@@ -55,7 +55,7 @@ def test_a_tile_for_each_share(columns_of_tile: Any) -> None:
 @pytest.mark.parametrize("name", ["softmax_backward", "log_softmax_backward"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("classes", [1, 3, 16, 21, 70, 150])
-@pytest.mark.parametrize("inner", [5, 300])
+@pytest.mark.parametrize("inner", [5, 300, 512])
 def test_sums_of_negative_zeros(name: str, dtype: Any, classes: int, inner: int) -> None:
     """They are 0 in rows, which begin with it; the sign of a gradient of 0 shows it."""
     g = np.full((2, classes, inner), -0.0, dtype)
@@ -75,7 +75,7 @@ def test_gradients_of_rows_of_some_vectors(name: str, dtype: Any, vectors: int) 
     lanes = 8 if dtype == np.float64 else 16
     function = getattr(fastsoftmax, name)
     for classes in (vectors * lanes - lanes // 2, vectors * lanes - 1, vectors * lanes, vectors * lanes + 1):
-        g = np.random.default_rng(classes).normal(0, 2, (3, classes)).astype(dtype)
+        g = np.random.default_rng(classes).normal(0, 2, (5, classes)).astype(dtype)
         y = np.abs(g[::-1]) * dtype(0.1) * (1 if name == "softmax_backward" else -1)
         room = np.full(g.size + 64, 7, dtype)
         out = room[32 : 32 + g.size].reshape(g.shape)

@@ -17,6 +17,7 @@ import fastsoftmax
 from fastsoftmax import cross_entropy, cross_entropy_with_grad
 from fastsoftmax._kernels.lengths import BLOCK, LANES, SHORT_ROW
 from fastsoftmax._kernels.loops import BLOCK_STATES, KERNELS, ROWS_OF_BLOCKS
+from fastsoftmax._kernels.tiles import CROWDED
 
 LOSS, GRADIENT = "cross_entropy", "cross_entropy_with_grad"
 SCALE = (0.699999988079071, 1.1920928955078125e-08, 0.7, 0.0)
@@ -74,8 +75,12 @@ class Problem:
         """The gradient, the losses and, of rows with a factor, the log-sum-exps; the tasks one by one, last first."""
         dtype, n = self.x.dtype.name, len(self.x)
         x, shape = self.x, (n, 1)
-        if layout == "columns":
-            x, shape = np.ascontiguousarray(self.x.T)[None], (1, 1, n)
+        if layout in ("columns", "tiles"):
+            # So far apart that they go through tiles, or not.
+            apart = CROWDED if layout == "tiles" else n
+            x, shape = np.full((1, self.x.shape[1], apart), 9, self.x.dtype)[..., :n], (1, 1, n)
+            x[0] = self.x.T
+            layout = "columns"
         extra = self.extra(shape)
         out = np.full_like(x, 7) if operation == GRADIENT else extra[0]
         code = KERNELS[operation][layout].compiled(dtype, self.scale is not None)
@@ -117,7 +122,7 @@ def test_layouts(dtype: str, scale: Any, shape: tuple[int, int]) -> None:
         expected = problem.run(GRADIENT, "rows")
         alone = (np.empty(0), *expected[1:])
         assert_equal(problem.run(LOSS, "rows"), alone)
-        for layout in ("narrow", "columns", "batches") if shape[1] <= LANES[dtype] else ("columns", "batches"):
+        for layout in ("narrow", "columns", "tiles", "batches")[shape[1] > LANES[dtype] :]:
             assert_equal(problem.run(GRADIENT, layout), expected)
             assert_equal(problem.run(LOSS, layout), alone)
 

@@ -15,8 +15,8 @@ from .lengths import KEPT
 from .memory import load, store
 from .online import add, empty_sum, whole
 from .simd import narrow, strands, width
-from .sweeps import ColumnWork, over_classes
-from .tiles import ask_for_class
+from .sweeps import ColumnWork, nowhere, over_classes
+from .tiles import copied
 from .views import ViewType, terms_in
 
 
@@ -29,17 +29,10 @@ class Strands(NamedTuple):
 
 @by_type
 def perhaps_copied(like, tile, x, j, i, count, ahead):
-    """The numbers of a class, copied to the tile if there is one; then the class `ahead` of it is asked for."""
-    if not isinstance(tile, ViewType):
-        return lambda like, tile, x, j, i, count, ahead: load(like, x, (0, j, i), count, 0.0)
-
-    def copied(like, tile, x, j, i, count, ahead):
-        ask_for_class(like, x, j + ahead, i)
-        v = load(like, x, (0, j, i), count, 0.0)
-        store(tile, (0, j, i), v, None)
-        return v
-
-    return copied
+    """The numbers of a class, copied to the tile if there is one."""
+    if isinstance(tile, ViewType):
+        return lambda like, tile, x, j, i, count, ahead: copied(like, tile, x, j, i, count, ahead)
+    return lambda like, tile, x, j, i, count, ahead: load(like, x, (0, j, i), count, 0.0)
 
 
 @inlined
@@ -118,7 +111,7 @@ def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
     @inlined
     def visit(like, g, y, place, rooms):
         totals_of_tile(like, g, y, place[2], rooms)
-        return rooms.tile, rooms.second, rooms.wides
+        return rooms.tile, rooms.second
 
     @inlined
     def result_at(like, seen, j, i, count, numbers, extra):
@@ -133,7 +126,7 @@ def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
         for j in range(g.shape[1]):
             store(out, (0, j, 0), result_at(like, (g, y), j, 0, count, numbers, None), count)
 
-    return ColumnWork(visit, vector, over_classes(result_at, 1))
+    return ColumnWork(visit, nowhere, vector, over_classes(result_at, 1))
 
 
 softmax_backward_columns = gradient_columns(product, softmax_gradient)

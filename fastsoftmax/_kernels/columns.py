@@ -246,7 +246,7 @@ def top_and_log(like, x, kept, top, i, count, place, scale, sums, wides):
 @inlined
 def log_softmax_at(like, seen, j, i, count, numbers, scale):
     top, high, rest = numbers
-    return log_probability(load(like, seen[0], (0, j, i), count, 0.0), top, (high, rest), scale)
+    return log_probability(load(like, seen.x, (0, j, i), count, 0.0), top, (high, rest), scale)
 
 
 log_softmax_columns = by_vectors(top_and_log, log_softmax_at, 3, nowhere)

@@ -32,7 +32,7 @@ from .past import fence, goes_past
 from .shuffles import abreast
 from .simd import doubles, wide, width
 from .small import PLACE, over_small, over_small_gradients, over_small_losses, to_out, to_table
-from .sweeps import NUMBERS, STRAND_ROWS, Rooms
+from .sweeps import NUMBERS, STRAND_ROWS, Rooms, nothing_written
 from .target import has_avx512
 from .tiles import columns_of_line_before, heap, keep_alive, same_place, tile_columns, tiles_of, worth_tiles
 from .transposed import ROWS_AHEAD, ask_for_rows, load_rows, no_columns, second_rows, store_columns
@@ -63,11 +63,13 @@ def over_columns(work):
     """The work (`sweeps.ColumnWork`) on columns of ``x[o, class, i]``, as many at once as a tile has.
 
     Classes often lie a power of two apart, and then the lines of a few columns fill one set of each cache and push each
-    other out between the visits. So columns are copied to a tile. `place` says where the numbers of the
-    rows are: as ``(o, i, count)`` in an array of three axes, as ``(row, _, count)`` in one of two. Where `extra` is
-    an array of the same shape, it has a tile too.
+    other out between the visits. There, and where they come from memory, columns are copied to a tile; elsewhere they
+    are worked on where they lie, a vector or two at once. `place` says where the numbers of the rows are: as
+    ``(o, i, count)`` in an array of three axes, as ``(row, _, count)`` in one of two. Where `extra` is an array of the
+    same shape, it has a tile too.
     """
-    visit, write, vector = work.visit, work.write, work.vector
+    visit, write, vector, keeps = work.visit, work.write, work.vector, work.keeps
+    writes = write is not nothing_written
 
     def loop(first, last, tasks, x, out, extra):
         logits, results, more = view(x), view(out), view(extra)
@@ -75,14 +77,14 @@ def over_columns(work):
         w, shares = width(like), (tasks + x.shape[0] - 1) // x.shape[0]
         tiled = tile_columns(x, out, w, shares) if worth_tiles(x, out) else 0
         step = max(tiled, w)
-        past = goes_past(results, min(step, inner), logits, more)
+        past = writes and goes_past(results, min(step, inner), logits, more)
         lead = columns_of_line_before(results) if tiled and past else 0
         across = (inner + lead + step - 1) // step
         units = x.shape[0] * across
         for task in range(first, last):
             sums = scratch(wide(like), SUMS_ROOM)
             # One allocation: of several, those before one that fails would never be freed.
-            room = heap(like, STRAND_ROWS + NUMBERS + n * tiles_of(more), tiled)
+            room = heap(like, STRAND_ROWS + NUMBERS + n * tiles_of(more) if tiled else 1, tiled)
             strands, rest = view(room[:, :STRAND_ROWS]), room[:, STRAND_ROWS:]
             tile, second = view(rest[:, NUMBERS : NUMBERS + n]), view(rest[:, -n:])
             rooms = Rooms(tile, second, view(rest[:, :NUMBERS]), strands, doubles_in(strands), sums)
@@ -96,9 +98,9 @@ def over_columns(work):
                     seen = visit(like, source, other, place, rooms)
                     write(like, seen, rooms.numbers, result, count, more, past, (source, other))
                 elif count == w:
-                    vector(like, source, result, result, None, place, other, sums)
+                    vector(like, source, result, keeps(result), None, place, other, sums)
                 elif inner > w:
-                    vector(like, source, result, result, count, place, other, sums)
+                    vector(like, source, result, keeps(result), count, place, other, sums)
                 else:
                     # What is left of one class beside the next one: a load waits for the store that it overlaps.
                     vector(like, source, result, None, count, place, other, sums)
@@ -114,7 +116,7 @@ def over_narrow(work, write=store_columns):
 
     Where `extra` is an array of the same shape, `work` finds it transposed too.
     """
-    vector = work.vector
+    vector, keeps = work.vector, work.keeps
 
     def loop(first, last, tasks, x, out, extra):
         w, n, classes = width(in_registers(lanes_of(view(x)))), x.shape[0], x.shape[1]
@@ -132,7 +134,7 @@ def over_narrow(work, write=store_columns):
                 ask_for_rows(results, row + ROWS_AHEAD, w, True)
                 logits = load_rows(like, tile, rows, spare, row, n, classes)
                 second = second_rows(like, second_tile, more, spare, row, n, classes)
-                vector(like, logits, result, result, None, (row, 0, min(n - row, w)), second, sums)
+                vector(like, logits, result, keeps(result), None, (row, 0, min(n - row, w)), second, sums)
                 for at in range(0, w, width(one)):
                     write(one, results, written, at, spare_results, row + at, n, out.shape[1])
 

@@ -115,7 +115,7 @@ def gradient_at(like, seen, j, i, count, numbers, extra):
     _, _, weights, terms, scale = opened(extra)
     b = plain
     if weights.shape[0] and terms[1] != 0.0:
-        smooth = load(wide(like), seen[2], (0, 0, i), count, 0.0)
+        smooth = load(wide(like), seen.wides, (0, 0, i), count, 0.0)
         b = narrow(like, number(weights, (j,)) * (0.0 - smooth))
     e = term_again(like, seen, j, i, count, scale)
     g = fma(e, high, fma(e, low, b))

@@ -16,7 +16,7 @@ from .memory import load, prefetch, store
 from .online import bigger, frame, term
 from .past import store_past, whole_lines
 from .simd import full, strands, width
-from .tiles import AHEAD, load_tile
+from .tiles import CLASSES_AHEAD, load_tile
 from .views import ViewType, lanes_of
 
 
@@ -26,16 +26,21 @@ class ColumnWork(NamedTuple):
     Attributes
     ----------
     visit
-        ``visit(like, source, second, place, rooms)``: copy columns to tiles and find their numbers; what results are
-        made of, as for `by_vectors`.
-    write
-        ``write(like, seen, room, out, count, extra, past)``: the results, class by class.
+        ``visit(like, source, extra, place, rooms)``: copy columns to tiles and find their numbers; gives back what
+        results are made of.
+    keeps
+        Where terms may be kept, from the place for results or a tile; None if nowhere.
     vector
-        ``vector(like, x, out, room, count, place, extra, sums)``: all of it for one vector of columns, without a tile;
-        terms may be kept in `room`, unless that is None.
+        ``vector(like, x, out, kept, count, place, extra, sums)``: all of it for one vector of columns, without a tile;
+        terms are kept in `kept`, unless that is None.
+    write
+        ``write(like, seen, columns, out, count, extra, past, read)``: the results, class by class, from the numbers of
+        the columns, past the caches or not. While they go past, memory is asked for what follows the columns in the
+        arrays `read`.
     """
 
     visit: Any
+    keeps: Any
     vector: Any
     write: Any
 
@@ -49,6 +54,15 @@ class Rooms(NamedTuple):
     strands: Any
     wides: Any  # the room of strands, as float64
     sums: Any
+
+
+class Seen(NamedTuple):
+    """What results of `by_vectors` are made of: the array, its terms or None, a number in float64, and the maxima."""
+
+    x: Any
+    kept: Any
+    wides: Any
+    top: Any  # where no terms are kept
 
 
 # Rows of room for the numbers of columns, and for the sums of 16 strands in float64 or 8 with their rests.
@@ -76,8 +90,8 @@ def _nothing_saved(room, i, numbers):
 
 def loaded(count: int) -> Any:
     """The tuple of them."""
-    if count == 1:
-        return _first_of_numbers
+    if count == 0:
+        return _nothing_loaded
     before, last = loaded(count - 1), count - 1
 
     @inlined
@@ -88,8 +102,8 @@ def loaded(count: int) -> Any:
 
 
 @inlined
-def _first_of_numbers(like, room, i, count):
-    return (load(like, room, (0, 0, i), count, 0.0),)
+def _nothing_loaded(like, room, i, count):
+    return ()
 
 
 @inlined
@@ -115,10 +129,9 @@ def by_vectors(settle: Any, result: Any, numbers: int, keeps: Any) -> ColumnWork
     """Work whose numbers come of all classes of a vector of columns.
 
     ``settle(like, x, kept, top, i, count, place, extra, sums, wides)`` finds as many vectors of `numbers` for the
-    columns from i on, whose maxima are `top`. It may leave terms in `kept`, which is ``keeps(array)``, and a number
-    more in `wides`.
-    ``result(like, seen, j, i, count, numbers, extra)`` is what is written of class j, `seen` being
-    ``(x, kept, wides, top)``, the last for arrays that keep no terms.
+    columns from i on, whose maxima are `top`. It may leave terms in `kept`, and a number more in `wides`.
+    ``result(like, seen, j, i, count, numbers, extra)`` is what is written of class j, of something `Seen`, and None if
+    nothing is.
     """
     save = saved(numbers)
 
@@ -135,20 +148,20 @@ def by_vectors(settle: Any, result: Any, numbers: int, keeps: Any) -> ColumnWork
         load_tile(like, rooms.tile, rooms.numbers, source, count)
         for i in range(0, count, width(like)):
             settled(like, i, (o, start + i, min(count - i, width(like))), extra, rooms)
-        return rooms.tile, rooms.tile, rooms.wides, None
+        return Seen(rooms.tile, keeps(rooms.tile), rooms.wides, None)
 
     @piece
-    def numbers_alone(like, x, out, room, count, place, extra, sums):
+    def numbers_alone(like, x, out, kept, count, place, extra, sums):
         settle(like, x, None, column_top(like, x, 0, count), 0, count, place, extra, sums, sums)
 
     @piece
-    def vector(like, x, out, room, count, place, extra, sums):
-        kept, top = keeps(room), column_top(like, x, 0, count)
-        numbers = settle(like, x, kept, top, 0, count, place, extra, sums, sums)
+    def vector(like, x, out, kept, count, place, extra, sums):
+        top = column_top(like, x, 0, count)
+        made, seen = settle(like, x, kept, top, 0, count, place, extra, sums, sums), Seen(x, kept, sums, top)
         for j in range(out.shape[1]):
-            store(out, (0, j, 0), result(like, (x, kept, sums, top), j, 0, count, numbers, extra), count)
+            store(out, (0, j, 0), result(like, seen, j, 0, count, made, extra), count)
 
-    return ColumnWork(visit, numbers_alone if result is None else vector, over_classes(result, numbers))
+    return ColumnWork(visit, keeps, numbers_alone if result is None else vector, over_classes(result, numbers))
 
 
 @inlined
@@ -159,11 +172,11 @@ def nowhere(array):
 @by_type
 def term_again(like, seen, j, i, count, scale):
     """Terms from where they were kept, or once more where `kept` is None."""
-    if isinstance(seen.types[1], ViewType):
-        return lambda like, seen, j, i, count, scale: load(like, seen[1], (0, j, i), count, 0.0)
+    if isinstance(dict(zip(seen.fields, seen.types, strict=True))["kept"], ViewType):
+        return lambda like, seen, j, i, count, scale: load(like, seen.kept, (0, j, i), count, 0.0)
 
     def again(like, seen, j, i, count, scale):
-        return term(load(like, seen[0], (0, j, i), count, 0.0), frame(seen[3], scale), scale)
+        return term(load(like, seen.x, (0, j, i), count, 0.0), frame(seen.top, scale), scale)
 
     return again
 
@@ -171,41 +184,41 @@ def term_again(like, seen, j, i, count, scale):
 def over_classes(result: Any, numbers: int) -> Any:
     """Write ``result(like, seen, j, i, count, numbers, extra)`` for some columns, past the caches or not."""
     if result is None:
-        return _nothing_written
+        return nothing_written
     again = loaded(numbers)
 
     @inlined
-    def run(like, seen, room, out, j, start, stop, extra):
+    def run(like, seen, columns, out, j, start, stop, extra):
         """The columns of a class; their lines of a class to come are asked for."""
         w = width(like)
         for i in range(start, stop, w):
-            prefetch(out, (0, j + AHEAD, i), True)
+            prefetch(out, (0, j + CLASSES_AHEAD, i), True)
             if w > strands(like) and i + w // 2 < stop:
-                prefetch(out, (0, j + AHEAD, i + w // 2), True)
+                prefetch(out, (0, j + CLASSES_AHEAD, i + w // 2), True)
             if i + w <= stop:
-                made = again(like, room, i, None)
+                made = again(like, columns, i, None)
                 store(out, (0, j, i), result(like, seen, j, i, None, made, extra), None)
             else:
-                made = again(like, room, i, stop - i)
+                made = again(like, columns, i, stop - i)
                 store(out, (0, j, i), result(like, seen, j, i, stop - i, made, extra), stop - i)
 
     @inlined
-    def write(like, seen, room, out, count, extra, past, read):
+    def write(like, seen, columns, out, count, extra, past, read):
         one = lanes_of(out)
         for j in range(out.shape[1]):
             first, last = whole_lines(out, (0, j, 0), count) if past else (0, 0)
             if past:
-                run(like, seen, room, out, j, 0, first, extra)
+                run(like, seen, columns, out, j, 0, first, extra)
             for i in range(first, last, width(one)):
                 prefetch(read[0], (0, j, i + count), False)
                 prefetch(read[1], (0, j, i + count), False)
-                made = again(one, room, i, None)
+                made = again(one, columns, i, None)
                 store_past(out, (0, j, i), result(one, seen, j, i, None, made, extra))
-            run(like, seen, room, out, j, last, count, extra)
+            run(like, seen, columns, out, j, last, count, extra)
 
     return write
 
 
 @inlined
-def _nothing_written(like, seen, room, out, count, extra, past, read):
+def nothing_written(like, seen, columns, out, count, extra, past, read):
     return None

@@ -34,7 +34,7 @@ NEAR_BLOCK = caches()["l2"] // 4
 def tile_columns(x, out, least, shares):
     """How many columns a tile of x has, a multiple of `least`; 0 if there is no room for these.
 
-    No more than leave a tile for each of the `shares` that the columns of x are to be cut into.
+    No more than leave a tile, in whole vectors, for each of about so many `shares` of the columns of x.
     """
     most = TILE_COLUMNS if out.shape[1] == x.shape[1] else TILE_COLUMNS_READ
     columns = min(TILE // x.shape[1], most, (x.shape[2] + shares - 1) // shares + least - 1)
@@ -119,30 +119,30 @@ def keep_alive(array):
     return used
 
 
-# Classes that are copied together, and that memory is asked for in advance.
-AHEAD = 4
+# Classes that memory is asked for in advance.
+CLASSES_AHEAD = 4
 
 
 @inlined
-def copied(like, tile, x, j, i, count):
-    """The numbers of a class, which are copied to the tile on the way; later classes are asked for."""
-    ask_for_class(like, x, j + AHEAD, i)
+def copied(like, tile, x, j, i, count, ahead):
+    """The numbers of a class, which are copied to the tile on the way; the class `ahead` of it is asked for."""
+    ask_for_class(like, x, j + ahead, i)
     v = load(like, x, (0, j, i), count, 0.0)
     store(tile, (0, j, i), v, None)
     return v
 
 
 @inlined
-def top_of_four(like, tile, x, j, i, count, top):
+def top_of_classes(like, tile, x, j, i, count, top):
     """The largest of `top` and up to four classes, which are copied."""
     n = x.shape[1]
-    top = bigger(copied(like, tile, x, j, i, count), top)
+    top = bigger(copied(like, tile, x, j, i, count, CLASSES_AHEAD), top)
     if j + 1 < n:
-        top = bigger(copied(like, tile, x, j + 1, i, count), top)
+        top = bigger(copied(like, tile, x, j + 1, i, count, CLASSES_AHEAD), top)
     if j + 2 < n:
-        top = bigger(copied(like, tile, x, j + 2, i, count), top)
+        top = bigger(copied(like, tile, x, j + 2, i, count, CLASSES_AHEAD), top)
     if j + 3 < n:
-        top = bigger(copied(like, tile, x, j + 3, i, count), top)
+        top = bigger(copied(like, tile, x, j + 3, i, count, CLASSES_AHEAD), top)
     return top
 
 
@@ -150,13 +150,13 @@ def top_of_four(like, tile, x, j, i, count, top):
 def load_tile(like, tile, tops, x, count):
     """Copy ``x[0, :, :count]`` to the tile, and leave the maxima of its columns in the first row of `tops`."""
     w = width(like)
-    for j in range(0, x.shape[1], AHEAD):
+    for j in range(0, x.shape[1], 4):
         for i in range(0, count, w):
             top = full(like, -np.inf) if j == 0 else load(like, tops, (0, 0, i), None, 0.0)
             if i + w <= count:
-                top = top_of_four(like, tile, x, j, i, None, top)
+                top = top_of_classes(like, tile, x, j, i, None, top)
             else:
-                top = top_of_four(like, tile, x, j, i, count - i, top)
+                top = top_of_classes(like, tile, x, j, i, count - i, top)
             store(tops, (0, 0, i), top, None)
 
 

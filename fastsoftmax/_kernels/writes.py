@@ -12,7 +12,6 @@ from .online import scaled, term
 from .shuffles import abreast, repeated
 from .simd import HalfType, bits, fma, from_bits, full, is_single, select, width
 from .state import plus
-from .views import ViewType
 from .visits import repeated_frame, scalar
 
 
@@ -147,7 +146,7 @@ write_probabilities, write_log_softmax = along(probability_at), along(log_softma
 
 @by_type
 def terms_kept_in(out):
-    """`out` if it can hold terms between two visits, None if it is of a half type or no array."""
-    if not isinstance(out, ViewType) or isinstance(out.dtype, HalfType):
+    """`out` if it can hold terms between two visits, None if it is of a half type."""
+    if isinstance(out.dtype, HalfType):
         return lambda out: None
     return lambda out: out
