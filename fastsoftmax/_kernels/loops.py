@@ -102,7 +102,8 @@ def over_columns(work):
                 elif inner > w:
                     vector(like, source, result, keeps(result), count, place, other, sums)
                 else:
-                    # What is left of one class beside the next one: a load waits for the store that it overlaps.
+                    # Kept in the result, the terms of a class end beside those of the next, whose load would wait for
+                    # the store that it overlaps: they are taken twice.
                     vector(like, source, result, None, count, place, other, sums)
             keep_alive(room)
             if past:
