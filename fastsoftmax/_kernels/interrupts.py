@@ -5,10 +5,13 @@ in a callback of LLVM, where the exception is lost; in the finaliser of an objec
 the process; or in the iterator of a registry, after which nothing compiles any more. So a thread of its own compiles,
 and the main thread waits for it. Interrupted, it tells that thread to end at the next pass of the compiler, and does
 not wait for that.
+
+Where memory is so short that a thread has no room of its own, the calling thread compiles, interrupted or not.
 """
 
 from __future__ import annotations
 
+import mmap
 import sys
 import threading
 from collections.abc import Callable
@@ -18,6 +21,10 @@ from numba.core import entrypoints, event
 from numba.core.compiler_lock import global_compiler_lock
 
 Result = TypeVar("Result")
+
+# What glibc asks for when a thread first allocates, twice 64 MiB, and the thread's stack. Where it does not get that,
+# the thread takes a page for each small thing, and Numba as many as end the process.
+THREAD_BYTES = 160 << 20
 
 
 class _Ended(BaseException):
@@ -58,11 +65,22 @@ def end_if_unwanted() -> None:
         raise _Ended
 
 
+def _has_room() -> bool:
+    """Whether there are addresses for the memory of a thread; asks for no memory."""
+    if not hasattr(mmap, "MAP_ANONYMOUS"):
+        return True
+    try:
+        mmap.mmap(-1, THREAD_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0).close()
+    except OSError:
+        return False
+    return True
+
+
 def uninterrupted(function: Callable[[], Result]) -> Result:
     """What `function` returns, called where no handler of a signal runs."""
     # Within a compilation of Numba's another thread would wait for this one; at the end of the interpreter none starts.
     alone = threading.current_thread() is not threading.main_thread() or sys.is_finalizing()
-    if alone or global_compiler_lock.is_locked():
+    if alone or global_compiler_lock.is_locked() or not _has_room():
         return function()
     # Numba imports its extensions once. Here, for one of them may call this while it is imported itself.
     entrypoints.init_all()
