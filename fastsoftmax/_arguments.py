@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ._layout import View, views, worth_columns
+from ._layout import View, views
 
 SUPPORTED = "float16, bfloat16 (of ml_dtypes), float32, float64, integers and bool"
 FLOATING = "float16, bfloat16 (of ml_dtypes), float32 or float64"
@@ -230,31 +230,20 @@ def on_last_axis(x: Any, axis: Any, out: Any) -> bool:
     )
 
 
+def on_other_axis(x: Any, axis: Any, out: Any) -> bool:
+    """The same for classes on another axis, which kernels for small columns take."""
+    return (
+        type(x) is np.ndarray
+        and type(axis) is int
+        and -x.ndim <= axis < x.ndim - 1
+        and axis != -1
+        and (out is None or type(out) is np.ndarray)
+    )
+
+
 def same_dtype(y: np.ndarray, x: np.ndarray) -> bool:
     """Whether two arrays have one dtype: most often one object, but what comes from a pickle has one of its own."""
     return y.dtype is x.dtype or bool(y.dtype == x.dtype)
-
-
-def in_rows(x: np.ndarray) -> np.ndarray:
-    """A contiguous array as rows of its last axis."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-
-
-def contiguous(x: Any, axis: Any) -> np.ndarray | None:
-    """A contiguous array as kernels take it, ``[row, class]`` or ``[outer, class, inner]``; None for any other."""
-    if type(x) is not np.ndarray or not x.flags.c_contiguous or not x.size or not x.ndim:
-        return None
-    if axis is None:
-        return x.reshape(1, -1)
-    ndim = x.ndim
-    if type(axis) is not int or not -ndim <= axis < ndim:
-        return None
-    if axis in (-1, ndim - 1):
-        return x if ndim == 2 else x.reshape(-1, x.shape[-1])
-    classes, inner = x.shape[axis], math.prod(x.shape[axis % ndim + 1 :])
-    if inner == 1:
-        return x.reshape(-1, classes)
-    return x.reshape(-1, classes, inner) if worth_columns(classes, inner) else None
 
 
 def takes_the_place(out: Any, x: np.ndarray) -> bool:

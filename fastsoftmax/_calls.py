@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _arguments, _execute, _plan
+from . import _arguments, _execute, _layout, _plan
 from ._arguments import Request
 from ._blocks import Blocks
 
@@ -25,7 +25,7 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None, temperature
             result = np.empty(x.shape, kind) if out is None else out
             state = code(x, result, kind)
             if state == _execute.LARGE:
-                _run_plain(operation, _arguments.in_rows(x), _arguments.in_rows(result), None)
+                _run_plain(operation, _layout.in_rows(x), _layout.in_rows(result), None)
             if state != _execute.OTHER:
                 return result
     return _quick_others(operation, (x,), axis, out, scale)
@@ -40,7 +40,7 @@ def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | 
             result = np.empty(g.shape, kind) if out is None else out
             state = code(g, y, result, kind)
             if state == _execute.LARGE:
-                _run_plain(operation, _arguments.in_rows(g), _arguments.in_rows(result), _arguments.in_rows(y))
+                _run_plain(operation, _layout.in_rows(g), _layout.in_rows(result), _layout.in_rows(y))
             if state != _execute.OTHER:
                 return result
     return _quick_others(operation, (g, y), axis, out, None)
@@ -51,7 +51,11 @@ def _quick_others(
 ) -> np.ndarray | None:
     """The same, forwards or backwards, for whatever else is contiguous: classes on other axes, temperatures."""
     x = arrays[0]
-    seen = _arguments.contiguous(x, axis)
+    if scale is None and _arguments.on_other_axis(x, axis, out) and type(arrays[-1]) is np.ndarray:
+        result = _quick_columns(operation, arrays, axis, out)
+        if result is not None:
+            return result
+    seen = _layout.contiguous(x, axis)
     if seen is None or _arguments.dtype_name(x.dtype) is None:
         return None
     if out is not None and not _arguments.takes_the_place(out, x):
@@ -71,6 +75,23 @@ def _quick_others(
     return out
 
 
+def _quick_columns(
+    operation: str, arrays: tuple[np.ndarray, ...], axis: int, out: np.ndarray | None
+) -> np.ndarray | None:
+    """The same for classes on an axis but the last, of which compiled code asks what there is to ask."""
+    x = arrays[0]
+    kind = x.dtype
+    code = _execute.small_columns[operation][kind]
+    if code is None or (out is None and not x.flags.c_contiguous):
+        return None
+    result = np.empty(x.shape, kind) if out is None else out
+    state = code(*arrays, result, kind, axis)
+    if state == _execute.LARGE:
+        x, *others = [_layout.in_columns(array, axis) for array in arrays]
+        _run_plain(operation, x, _layout.in_columns(result, axis), others[0] if others else None)
+    return None if state == _execute.OTHER else result
+
+
 def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
     """The log-sum-exps of a contiguous array; None if this is another call."""
     if _arguments.on_last_axis(a, axis, out):
@@ -80,10 +101,14 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
             sums = np.empty(a.shape[:-1], kind) if out is None else out
             state = code(a, sums, kind)
             if state == _execute.LARGE:
-                _run_plain("logsumexp", _arguments.in_rows(a), sums.reshape(-1, 1), None)
+                _run_plain("logsumexp", _layout.in_rows(a), sums.reshape(-1, 1), None)
             if state != _execute.OTHER:
                 return sums if sums.ndim or out is not None else sums[()]
-    x = _arguments.contiguous(a, axis)
+    if _arguments.on_other_axis(a, axis, out):
+        sums = _quick_column_sums(a, axis, out)
+        if sums is not None:
+            return sums
+    x = _layout.contiguous(a, axis)
     if x is None or _arguments.dtype_name(x.dtype) is None:
         return None
     shape = () if axis is None else _arguments.without_axis(a.shape, axis)
@@ -97,6 +122,20 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
         kept = sums.reshape(-1, 1) if x.ndim == 2 else sums.reshape(-1, 1, x.shape[2])
         _run_plain("logsumexp", x, kept, None)
     return sums[()] if out is None else out
+
+
+def _quick_column_sums(a: np.ndarray, axis: int, out: np.ndarray | None) -> Any:
+    """The same for an axis but the last, as `_quick_columns`."""
+    kind = a.dtype
+    code = _execute.small_columns["logsumexp"][kind]
+    if code is None or (out is None and not a.flags.c_contiguous):
+        return None
+    sums = np.empty(_arguments.without_axis(a.shape, axis), kind) if out is None else out
+    state = code(a, sums, kind, axis)
+    if state == _execute.LARGE:
+        x = _layout.in_columns(a, axis)
+        _run_plain("logsumexp", x, sums.reshape(len(x), 1, -1), None)
+    return None if state == _execute.OTHER else sums
 
 
 def _is_done(operation: str, *arrays: np.ndarray) -> bool:

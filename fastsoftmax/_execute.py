@@ -14,7 +14,7 @@ import numpy as np
 from . import _threads
 from ._kernels.cache import folder
 from ._kernels.jit import DTYPES, Kernel, Loop, launchers
-from ._kernels.lengths import BLOCK
+from ._kernels.lengths import BLOCK, MANY_LABELS
 from ._kernels.lengths import FEW_LABELLED_ROWS as FEW_LABELLED_ROWS
 from ._kernels.loops import (
     BLOCK_STATES,
@@ -23,14 +23,15 @@ from ._kernels.loops import (
     READ_FEW_LABELS,
     READ_LABELS,
     ROWS_OF_BLOCKS,
+    SMALL_COLUMN_KERNELS,
     SMALL_KERNELS,
     SOFT_TARGETS,
     SUM,
     WEIGHTED,
 )
-from ._kernels.small import BAD_LABEL as BAD_LABEL
 from ._kernels.small import DONE as DONE
 from ._kernels.small import LARGE as LARGE
+from ._kernels.small import LARGE_LOSS as LARGE_LOSS
 from ._kernels.small import OTHER as OTHER
 from ._machine import get_num_threads as get_num_threads
 from ._machine import set_num_threads as set_num_threads
@@ -166,9 +167,12 @@ def run_cap(x: np.ndarray, slope: np.ndarray, cap: float) -> None:
 
 
 def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: int) -> tuple[int, int, int]:
-    """Labels as a table of rows; the row of the first bad one, or -1, that label, and how many rows count."""
+    """Labels as a table of rows; the row of the first bad one, or -1, that label, and how many rows count.
+
+    Both arrays are contiguous, and no other thread knows them.
+    """
     if len(labels) < MANY_LABELS:
-        few: tuple[int, int, int] = READ_FEW_LABELS.compiled("float64")(labels, table, (classes, ignored))
+        few: tuple[int, int, int] = READ_FEW_LABELS.compiled("float64")(labels, table, classes, ignored)
         return few
     tasks, rounds = min(get_num_threads(), _threads.MOST_TASKS), _rounds(len(labels))
     found = np.empty((tasks * rounds, 3), np.int64)
@@ -185,8 +189,7 @@ def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: in
     return bad, label, count
 
 
-# Reading so many takes several times as long as a launch.
-MANY_LABELS, LABEL_NS = 65536, 0.2
+LABEL_NS = 0.2
 
 
 def total(values: np.ndarray) -> float:
@@ -198,7 +201,7 @@ def total(values: np.ndarray) -> float:
 
 
 class _SmallCode(dict[np.dtype, Callable[..., Any] | None]):
-    """The compiled code for a few small rows (see `_kernels.small`), by the dtype of the first of its arrays.
+    """The compiled code for small arrays (see `_kernels.small`), by the dtype of the first of them.
 
     It is called with the arrays and that dtype. None for what kernels do not read as it is.
     """
@@ -215,6 +218,8 @@ class _SmallCode(dict[np.dtype, Callable[..., Any] | None]):
 
 
 small = {operation: _SmallCode(kernel) for operation, kernel in SMALL_KERNELS.items()}
+# The same for classes on another axis, which they are told last.
+small_columns = {operation: _SmallCode(kernel) for operation, kernel in SMALL_COLUMN_KERNELS.items()}
 
 
 def run_weighted(a: np.ndarray, out: np.ndarray, b: np.ndarray) -> None:
@@ -228,7 +233,13 @@ def compile_all(dtypes: tuple[str, ...]) -> None:
         launchers()
     loops = [kernel for layouts in KERNELS.values() for kernel in layouts.values()]
     for dtype in dtypes:
-        for kernel in (*SMALL_KERNELS.values(), *BLOCK_STATES.values(), *loops, ROWS_OF_BLOCKS):
+        for kernel in (
+            *SMALL_KERNELS.values(),
+            *SMALL_COLUMN_KERNELS.values(),
+            *BLOCK_STATES.values(),
+            *loops,
+            ROWS_OF_BLOCKS,
+        ):
             kernel.compiled(dtype)
     for kernel in (READ_FEW_LABELS, READ_LABELS, SUM, SOFT_TARGETS, CAP):
         kernel.compiled("float64")

@@ -9,21 +9,43 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._kernels.lengths import SHORT_ROW
+from ._kernels.lengths import worth_columns
 
 # Views that one array may fall into before copying its blocks is the better way.
 MOST_VIEWS = 64
-# With fewer columns than this next to each other most lanes of a vector would be idle.
-LEAST_COLUMNS = 4
 
 
-def worth_columns(classes: int, inner: int) -> bool:
-    """Whether kernels for columns take so many classes, and so many columns next to each other."""
-    return classes <= SHORT_ROW and inner >= LEAST_COLUMNS
+def in_rows(x: np.ndarray) -> np.ndarray:
+    """A contiguous array as rows of its last axis."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def in_columns(x: np.ndarray, axis: int) -> np.ndarray:
+    """A contiguous array as ``[outer, class, inner]``, the classes on an axis but the last."""
+    if x.ndim == 3 and axis in (1, -2):
+        return x
+    return x.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
+
+
+def contiguous(x: Any, axis: Any) -> np.ndarray | None:
+    """A contiguous array as kernels take it, ``[row, class]`` or ``[outer, class, inner]``; None for any other."""
+    if type(x) is not np.ndarray or not x.flags.c_contiguous or not x.size or not x.ndim:
+        return None
+    if axis is None:
+        return x.reshape(1, -1)
+    ndim = x.ndim
+    if type(axis) is not int or not -ndim <= axis < ndim:
+        return None
+    if axis in (-1, ndim - 1):
+        return x if ndim == 2 else x.reshape(-1, x.shape[-1])
+    classes, inner = x.shape[axis], math.prod(x.shape[axis % ndim + 1 :])
+    if inner == 1:
+        return x.reshape(-1, classes)
+    return x.reshape(-1, classes, inner) if worth_columns(classes, inner) else None
 
 
 class View(NamedTuple):

@@ -14,7 +14,6 @@ from ._arguments import (
     array_of,
     axes_of,
     collide,
-    contiguous,
     dtype_name,
     new_like,
     number_of,
@@ -24,7 +23,7 @@ from ._arguments import (
     takes_the_place,
     without_axis,
 )
-from ._layout import View, views
+from ._layout import View, contiguous, views
 
 REDUCTIONS = ("mean", "sum", "none")
 DEFAULT_IGNORE_INDEX = -100

@@ -109,7 +109,7 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
 def columns(operation: str, dtype: str, outer: int, classes: int, inner: int, threads: int) -> Plan:
     """Plan for ``x[outer, class, inner]`` with contiguous inner elements and at most `SHORT_ROW` classes."""
     lanes = LANES[dtype]
-    units = outer * -(-inner // lanes)
+    units = -(-outer // max(1, lanes // inner)) * -(-inner // lanes)  # vectors, of several outer indices where they fit
     cost = units * (ROW_NS + classes * lanes * ELEMENT_NS[dtype])
     tasks = _tasks(cost, units, units // TASK_COLUMNS, threads)
     reason = f"classes on a strided axis: {lanes} columns at once"

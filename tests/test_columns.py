@@ -10,6 +10,7 @@ import pytest
 
 import fastsoftmax
 from fastsoftmax._kernels.jit import DTYPES
+from fastsoftmax._kernels.lengths import SMALL
 from fastsoftmax._kernels.tiles import TILE, TILE_COLUMNS, TILE_COLUMNS_READ, tile_columns
 from fastsoftmax._kernels.views import view
 
@@ -84,3 +85,41 @@ def test_gradients_of_rows_of_some_vectors(name: str, dtype: Any, vectors: int) 
         assert out.tobytes() == np.ascontiguousarray(columns.T).tobytes()
         assert (room[:32] == 7).all()
         assert (room[-32:] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("inner", [2, 3, 4, 5, 7, 8, 9, 11, 15, 16, 17, 31])
+@pytest.mark.parametrize("classes", [1, 2, 3, 9, 16, 17, 33, 70])
+def test_columns_put_together(rng: np.random.Generator, classes: int, inner: int, dtype: Any) -> None:
+    """Few columns of several outer indices in one vector, in small arrays and large ones: the bits of rows."""
+    for outer in (1, 2, 5, SMALL // (classes * inner) + 2):
+        x, y = rng.normal(0, 2, (2, outer, classes, inner)).astype(dtype)
+        y = np.abs(y) * dtype(0.1)
+        labels = rng.integers(0, classes, (outer, inner))
+        labels[0, 0] = -100
+        rows = [np.ascontiguousarray(array.transpose(0, 2, 1)) for array in (x, y)]
+        for function in (fastsoftmax.softmax, fastsoftmax.log_softmax):
+            for options in ({}, {"temperature": 0.7}):
+                expected = function(rows[0], axis=-1, **options).transpose(0, 2, 1)
+                np.testing.assert_array_equal(function(x, axis=1, **options), expected)
+        np.testing.assert_array_equal(fastsoftmax.logsumexp(x, axis=1), fastsoftmax.logsumexp(rows[0], axis=-1))
+        for function in (fastsoftmax.softmax_backward, fastsoftmax.log_softmax_backward):
+            expected = function(*rows, axis=-1).transpose(0, 2, 1)
+            np.testing.assert_array_equal(function(x, y, axis=1), expected)
+        for options in ({}, {"reduction": "none", "label_smoothing": 0.1, "weight": np.arange(classes) + 0.5}):
+            loss, gradient = fastsoftmax.cross_entropy_with_grad(x, labels, axis=1, **options)
+            losses, expected = fastsoftmax.cross_entropy_with_grad(rows[0], labels, axis=-1, **options)
+            np.testing.assert_array_equal(gradient, expected.transpose(0, 2, 1))
+            np.testing.assert_array_equal(loss, losses)
+            np.testing.assert_array_equal(fastsoftmax.cross_entropy(x, labels, axis=1, **options), losses)
+
+
+def test_numbers_of_rows_that_do_not_follow_each_other(rng: np.random.Generator) -> None:
+    """Logits whose outer indices have a gap between them: their columns are worked on where they lie."""
+    x = rng.normal(size=(9, 2, 4, 5)).astype(np.float32)[:, 0]
+    labels, weight = rng.integers(0, 4, (9, 5)), rng.random((9, 5))
+    for options in ({}, {"sample_weight": weight, "return_lse": True}):
+        found = fastsoftmax.cross_entropy_with_grad(x, labels, axis=1, **options)
+        expected = fastsoftmax.cross_entropy_with_grad(x.copy(), labels, axis=1, **options)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)

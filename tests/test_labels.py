@@ -26,11 +26,10 @@ def expected(labels: np.ndarray, classes: int, ignored: int) -> tuple[np.ndarray
     return np.where(kept, labels.astype(float), -1.0), (*first, int(kept.sum()))
 
 
-@pytest.mark.parametrize("step", [1, 2, -1])
 @pytest.mark.parametrize("ignored", [-100, 0, 6, 7, MOST, LEAST])
 @pytest.mark.parametrize("count", [*range(1, 20), 64, 1003])
-def test_good_ones(rng: np.random.Generator, count: int, ignored: int, step: int) -> None:
-    labels = np.repeat(rng.integers(0, 7, count), abs(step))[::step]
+def test_good_ones(rng: np.random.Generator, count: int, ignored: int) -> None:
+    labels = rng.integers(0, 7, count)
     labels[rng.random(count) < 0.2] = ignored
     table, found = read(labels, 7, ignored)
     wanted, numbers = expected(labels, 7, ignored)

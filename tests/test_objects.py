@@ -14,9 +14,11 @@ import pytest
 
 import fastsoftmax
 from fastsoftmax import _execute
-from fastsoftmax._execute import BAD_LABEL, DONE, LARGE, OTHER
+from fastsoftmax._execute import DONE, LARGE, LARGE_LOSS, OTHER
 from fastsoftmax._kernels.jit import piece
 from fastsoftmax._kernels.launch import unlocked
+from fastsoftmax._kernels.lengths import MOST_PACKED
+from fastsoftmax._kernels.small import NO_LOSS
 
 ELEMENTWISE = ["softmax", "log_softmax"]
 BACKWARD = ["softmax_backward", "log_softmax_backward"]
@@ -36,10 +38,28 @@ def state_of(operation: str, *arrays: np.ndarray) -> int:
     return state
 
 
-def loss_of(operation: str, x: np.ndarray, labels: np.ndarray, out: np.ndarray, most: int = 64) -> tuple[Any, ...]:
+def columns_state_of(operation: str, axis: int, *arrays: np.ndarray) -> int:
+    """The same for classes on another axis than the last."""
+    kind = arrays[0].dtype
+    code = _execute.small_columns[operation][kind]
+    assert code is not None
+    state: int = code(*arrays, kind, axis)
+    return state
+
+
+def loss_of(operation: str, x: np.ndarray, labels: np.ndarray, out: np.ndarray, most: int = 64) -> float:
     code = _execute.small[operation][x.dtype]
     assert code is not None
-    found: tuple[Any, ...] = code(x, labels, out, x.dtype, labels.dtype, -100, most)
+    found: float = code(x, labels, out, x.dtype, labels.dtype, -100, most)
+    return found
+
+
+def columns_loss_of(
+    operation: str, axis: int, x: np.ndarray, labels: np.ndarray, out: np.ndarray, most: int = 64
+) -> float:
+    code = _execute.small_columns[operation][x.dtype]
+    assert code is not None
+    found: float = code(x, labels, out, x.dtype, labels.dtype, -100, most, axis)
     return found
 
 
@@ -131,7 +151,11 @@ def test_what_is_large_is_left_to_others() -> None:
     x = ones(300, 100)
     assert state_of("softmax", x, np.empty_like(x)) == LARGE
     assert state_of("softmax_backward", x, x, np.empty_like(x)) == LARGE
-    assert loss_of("cross_entropy", x, np.zeros(300, np.int64), x)[0] == LARGE
+    assert loss_of("cross_entropy", x, np.zeros(300, np.int64), x) == LARGE_LOSS
+    assert columns_state_of("softmax", 0, x, np.empty_like(x)) == LARGE
+    assert columns_state_of("logsumexp", 0, x, ones(100)) == LARGE
+    assert columns_state_of("softmax_backward", 0, x, x, np.empty_like(x)) == LARGE
+    assert columns_loss_of("cross_entropy", 0, x, np.zeros(100, np.int64), x) == LARGE_LOSS
 
 
 @pytest.mark.parametrize("operation", ["cross_entropy", "cross_entropy_with_grad"])
@@ -139,20 +163,82 @@ def test_losses(operation: str) -> None:
     x, out, labels = ones(2, 3, 4), np.full((2, 3, 4), 7, np.float32), np.array([[0, 1, 2], [3, -100, 0]])
     wrong = labels.copy()
     wrong[1, 2] = 4
-    assert loss_of(operation, x, wrong, out)[:3] == (BAD_LABEL, 5, 4)
+    assert loss_of(operation, x, wrong, out) == NO_LOSS
     for others in (labels.T, labels[:1], labels.reshape(-1), labels[:, ::-1]):
-        assert loss_of(operation, x, others, out)[0] == OTHER
-    assert loss_of(operation, x, np.full((2, 3), -100), out)[0] == OTHER
-    assert loss_of(operation, x, labels, out, most=5)[0] == LARGE
+        assert loss_of(operation, x, others, out) == NO_LOSS
+    assert loss_of(operation, x, np.full((2, 3), -100), out) == NO_LOSS
+    assert loss_of(operation, x, labels, out, most=5) == LARGE_LOSS
     assert (out == 7).all()
-    state, _, _, count, total = loss_of(operation, x, labels, out)
-    assert (state, count) == (DONE, 5)
-    assert total == pytest.approx(5 * np.log(4))
+    assert loss_of(operation, x, labels, out) == pytest.approx(np.log(4))
     if operation == "cross_entropy":
-        assert loss_of(operation, read_only(x), labels, read_only(x))[0] == DONE
+        assert loss_of(operation, read_only(x), labels, read_only(x)) > 0
     else:
-        assert loss_of(operation, x, labels, read_only(x))[0] == OTHER
+        assert loss_of(operation, x, labels, read_only(x)) == NO_LOSS
         assert (out != 7).all()
+
+
+@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.parametrize("operation", [*ELEMENTWISE, *BACKWARD])
+def test_columns_refused(operation: str, case: str) -> None:
+    x, out = OTHERS[case]
+    before = out.copy()
+    arrays = (x, np.ones(x.shape, x.dtype), out) if operation in BACKWARD else (x, out)
+    assert columns_state_of(operation, 0, *arrays) == OTHER
+    assert np.array_equal(out, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((5, 2), 0), ((3, 40), -2), ((7, 5, 3), 1), ((2, 3, 2, 9), 1), ((2, 3, 2, 9), -4)]
+)
+def test_columns_taken(rng: np.random.Generator, shape: tuple[int, ...], axis: int, dtype: str) -> None:
+    """Classes on any axis but the last, with the bits of rows."""
+    x, y = rng.normal(size=(2, *shape)).astype(dtype)
+    moved = [np.ascontiguousarray(np.moveaxis(array, axis, -1)) for array in (x, y)]
+    for operation in (*ELEMENTWISE, *BACKWARD):
+        arrays, out = ((x, y) if operation in BACKWARD else (x,)), np.empty_like(x)
+        assert columns_state_of(operation, axis, *arrays, out) == DONE
+        expected = getattr(fastsoftmax, operation)(*moved[: len(arrays)], -1)
+        assert np.array_equal(np.moveaxis(out, axis, -1), expected)
+        same = x.copy()
+        assert columns_state_of(operation, axis, same, *arrays[1:], same) == DONE
+        assert np.array_equal(same, out)
+    sums = np.empty(moved[0].shape[:-1], dtype)
+    assert columns_state_of("logsumexp", axis, x, sums) == DONE
+    assert np.array_equal(sums, fastsoftmax.logsumexp(moved[0], -1))
+
+
+def test_what_columns_do_not_take() -> None:
+    """One column beside none, two of very many classes, sums elsewhere or of another shape."""
+    for shape in ((4, 3, 1), (MOST_PACKED + 1, 2)):
+        assert columns_state_of("softmax", -2, ones(*shape), ones(*shape)) == OTHER
+        assert (
+            columns_loss_of("cross_entropy", -2, ones(*shape), np.zeros(shape[:-2] + shape[-1:], int), ones(*shape)) < 0
+        )
+    x = ones(2, 3, 4)
+    for wrong in (x.reshape(-1)[:8].reshape(2, 4), ones(2, 3), ones(3, 4), ones(8), ones(2, 1, 4)):
+        assert columns_state_of("logsumexp", 1, x, wrong) == OTHER
+    assert columns_state_of("logsumexp", 1, x, ones(2, 4)) == DONE
+
+
+@pytest.mark.parametrize("operation", ["cross_entropy", "cross_entropy_with_grad"])
+@pytest.mark.parametrize("inner", [2, 5, 40])
+def test_column_losses(operation: str, inner: int) -> None:
+    x, out, labels = ones(3, 4, inner), np.full((3, 4, inner), 7, np.float32), np.zeros((3, inner), np.int64)
+    labels[1] = -100
+    wrong = labels.copy()
+    wrong[2, -1] = 4
+    assert columns_loss_of(operation, 1, x, wrong, out) == NO_LOSS
+    for others in (labels.T, labels[:1], labels.reshape(-1), labels[:, ::-1]):
+        assert columns_loss_of(operation, 1, x, others, out) == NO_LOSS
+    assert columns_loss_of(operation, 1, x, np.full_like(labels, -100), out) == NO_LOSS
+    assert columns_loss_of(operation, 1, x, labels, out, most=0) == LARGE_LOSS
+    assert (out == 7).all()
+    assert columns_loss_of(operation, 1, x, labels, out) == pytest.approx(np.log(4))
+    if operation == "cross_entropy_with_grad":
+        assert columns_loss_of(operation, 1, x, labels, read_only(x)) == NO_LOSS
+        assert (out[::2] != 7).all()
+        assert (out[1] == 0).all()
 
 
 def test_arrays_that_have_got_another_dtype_are_refused() -> None:
@@ -167,9 +253,9 @@ def test_arrays_that_have_got_another_dtype_are_refused() -> None:
         assert code(*(array.astype(float) for array in arrays), x.dtype) == OTHER
     code = _execute.small["cross_entropy"][x.dtype]
     assert code is not None
-    assert code(x, labels, x, x.dtype, labels.dtype, -100, 64)[0] == DONE
-    assert code(x, labels.astype(np.int8), x, x.dtype, labels.dtype, -100, 64)[0] == OTHER
-    assert code(x.astype(float), labels, x.astype(float), x.dtype, labels.dtype, -100, 64)[0] == OTHER
+    assert code(x, labels, x, x.dtype, labels.dtype, -100, 64) > 0
+    assert code(x, labels.astype(np.int8), x, x.dtype, labels.dtype, -100, 64) == NO_LOSS
+    assert code(x.astype(float), labels, x.astype(float), x.dtype, labels.dtype, -100, 64) == NO_LOSS
 
 
 @pytest.mark.parametrize("shape", [(2**22, 2**22), (2**20, 4, 2**20)])

@@ -10,7 +10,7 @@ import tempfile
 import numpy as np
 
 import fastsoftmax
-from fastsoftmax._kernels.loops import KERNELS, SMALL_KERNELS
+from fastsoftmax._kernels.loops import KERNELS, SMALL_COLUMN_KERNELS, SMALL_KERNELS
 
 FIRST_CALL = "import numpy, fastsoftmax; fastsoftmax.softmax(numpy.zeros((256, 1000), numpy.float32), axis=-1)"
 
@@ -77,4 +77,4 @@ class Signatures:
 
 def compiled() -> int:
     kernels = [kernel for layouts in KERNELS.values() for kernel in layouts.values()]
-    return sum(kernel.signatures for kernel in (*kernels, *SMALL_KERNELS.values()))
+    return sum(kernel.signatures for kernel in (*kernels, *SMALL_KERNELS.values(), *SMALL_COLUMN_KERNELS.values()))

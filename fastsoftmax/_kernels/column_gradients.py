@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .backward import first, log_softmax_gradient, product, softmax_gradient
-from .columns import column_fold, fold_strands, load_sum, store_sum
+from .columns import column_fold, fold_strands, folded, load_sum, store_sum
 from .jit import by_type, inlined, piece
 from .lengths import KEPT
 from .memory import load, store
-from .online import add, empty_sum, whole
+from .online import add, empty_sum, sum_of_one, whole
 from .simd import narrow, strands, width
 from .sweeps import ColumnWork, nowhere, over_classes
 from .tiles import copied
@@ -118,11 +118,24 @@ def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
         g, y = load(like, seen[0], (0, j, i), count, 0.0), load(like, seen[1], (0, j, i), count, 0.0)
         return gradient(g, y, numbers[0])
 
+    @inlined
+    def one_class(like, seen, k, count):
+        return sum_of_one(
+            summand(load(like, seen[0], (0, k, 0), count, 0.0), load(like, seen[1], (0, k, 0), count, 0.0))
+        )
+
+    fold = folded(one_class)
+
     @piece
     def vector(like, g, out, kept, count, place, y, sums):
-        room = Strands(terms_in(like, sums), sums)
-        find_sums(like, g, y, (None, None), width(like) if count is None else place[2], room)
-        numbers = (total_of_strands(like, room, g.shape[1], 0),)
+        if g.shape[1] <= strands(like):
+            high, rest = fold(like, (g, y), count, g.shape[1])
+            total = narrow(like, whole(high, rest))
+        else:
+            room = Strands(terms_in(like, sums), sums)
+            find_sums(like, g, y, (None, None), width(like) if count is None else place[2], room)
+            total = total_of_strands(like, room, g.shape[1], 0)
+        numbers = (total,)
         for j in range(g.shape[1]):
             store(out, (0, j, 0), result_at(like, (g, y), j, 0, count, numbers, None), count)
 

@@ -7,6 +7,8 @@ tiles.
 
 from __future__ import annotations
 
+from typing import Any
+
 from .jit import by_type, inlined, piece
 from .lengths import KEPT
 from .memory import load, store
@@ -91,41 +93,50 @@ def merge(like, terms, k, j):
     store(terms, (0, k, 0), both, None)
 
 
-@inlined
-def fold_strands(like, terms, i, n):
-    """The terms of n strands, one each, folded by halves; what is absent is not added."""
-    even = fold_by_2(like, terms, 0, i, n)
-    return join(like, even, fold_by_2(like, terms, 1, i, n)) if n > 1 else even
+def folded(leaf: Any) -> Any:
+    """Fold ``leaf(like, source, k, at)``, the sums of n strands of a term each, by halves; the absent are not added."""
+    fold, step = _of_eight(leaf), 4
+    while step:
+        fold, step = _halves(fold, step), step // 2
+
+    @inlined
+    def run(like, source, at, n):
+        return fold(like, source, 0, at, n)
+
+    return run
 
 
-@inlined
-def fold_by_2(like, terms, k, i, n):
-    first = fold_by_4(like, terms, k, i, n)
-    return join(like, first, fold_by_4(like, terms, k + 2, i, n)) if k + 2 < n else first
-
-
-@inlined
-def fold_by_4(like, terms, k, i, n):
-    first = fold_by_8(like, terms, k, i, n)
-    return join(like, first, fold_by_8(like, terms, k + 4, i, n)) if k + 4 < n else first
-
-
-@by_type
-def fold_by_8(like, terms, k, i, n):
-    if not is_single(like):  # eight strands have no eighth neighbour
-        return lambda like, terms, k, i, n: leaf(like, terms, k, i)
-
-    def fold(like, terms, k, i, n):
-        first = leaf(like, terms, k, i)
-        return join(like, first, leaf(like, terms, k + 8, i)) if k + 8 < n else first
+def _halves(below: Any, step: int) -> Any:
+    @inlined
+    def fold(like, source, k, at, n):
+        first = below(like, source, k, at, n)
+        return join(like, first, below(like, source, k + step, at, n)) if k + step < n else first
 
     return fold
 
 
+def _of_eight(leaf: Any) -> Any:
+    @by_type
+    def fold_by_8(like, source, k, at, n):
+        if not is_single(like):  # eight strands have no eighth neighbour
+            return lambda like, source, k, at, n: leaf(like, source, k, at)
+
+        def fold(like, source, k, at, n):
+            first = leaf(like, source, k, at)
+            return join(like, first, leaf(like, source, k + 8, at)) if k + 8 < n else first
+
+        return fold
+
+    return fold_by_8
+
+
 @inlined
-def leaf(like, terms, k, i):
+def leaf_of_terms(like, terms, k, i):
     """The term of strand k as a sum of one."""
     return sum_of_one(load(like, terms, (0, k, i), None, 0.0))
+
+
+fold_strands = folded(leaf_of_terms)
 
 
 @inlined

@@ -94,7 +94,11 @@ def loss(ndim: int) -> Argument:
     return Argument("loss", ndim)
 
 
-OBJECT, LABELS = Argument("object"), Argument("object", dtype=types.int64)
+OBJECT, LABELS, TABLE = (
+    Argument("object"),
+    Argument("object", dtype=types.int64),
+    Argument("object", dtype=types.float64),
+)
 SCALE = Argument("scale")
 NUMBER = Argument("number")
 TERMS = Argument("terms")
@@ -118,7 +122,7 @@ class Kernel:
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
         self.name = name
         # What looks at objects of Python needs Python's lock.
-        free = OBJECT not in arguments
+        free = not any(argument.kind == "object" for argument in arguments)
         # At once: made when first needed, two threads might make two, or a fork come in between.
         self.dispatcher = _dispatcher(name, function, nogil=free, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)
         self._arguments = arguments

@@ -6,6 +6,7 @@ import numpy as np
 
 from .jit import inlined, piece
 from .memory import load, store
+from .objects import array_as, extent
 from .online import across
 from .shuffles import lane
 from .simd import bits, doubles, from_bits, full, select, width
@@ -27,20 +28,18 @@ def read_labels(first, last, tasks, labels, table, found, limits):
         found[task, 0], found[task, 1], found[task, 2] = labels_read(labels, table, start, stop, limits)
 
 
-def read_few_labels(labels, table, limits):
-    """The same on the calling thread; the three numbers."""
-    return labels_read(labels, table, 0, labels.shape[0], limits)
+def read_few_labels(labels, table, classes, ignored):
+    """The same on the calling thread, of contiguous array objects (see `objects`); the three numbers."""
+    count = extent(labels, 0)
+    return labels_read(array_as(labels, (count,)), array_as(table, (count, 1)), 0, count, (classes, ignored))
 
 
 @piece
 def labels_read(labels, table, start, stop, limits):
-    """The first bad row or -1, its label, and how many rows count: in vectors what lies side by side."""
-    bad, wrong, count, at = -1, 0, 0, start
-    if labels.strides[0] == labels.itemsize and table.strides[0] == table.itemsize:
-        at = stop - (stop - start) % width(doubles(0.0))
-        bad, count = whole_vectors(view(labels), view(table), start, at, limits)
-        if bad >= 0:
-            wrong = bits(table[bad, 0])
+    """The first bad row or -1, its label, and how many rows count; both arrays are contiguous."""
+    at = stop - (stop - start) % width(doubles(0.0))
+    bad, count = whole_vectors(view(labels), view(table), start, at, limits)
+    wrong = bits(table[bad, 0]) if bad >= 0 else 0
     for row in range(at, stop):
         label = labels[row]
         if label == limits[1]:

@@ -22,6 +22,11 @@ MOST_BLOCKS = 1024
 KEPT = 4
 SUMS_ROOM = 8 * KEPT
 
+# With fewer columns than this next to each other most lanes of a vector would be idle. Those of at most so many classes
+# are put together where they are few: a tile of these is no more than a part of the second cache.
+LEAST_COLUMNS = 4
+MOST_PACKED = 1024
+
 # Plain arrays of up to this many elements have a kernel that looks at the array itself: what Python asks of an array
 # takes longer than a few rows. A matter of speed alone, as all that follows.
 SMALL = 12288
@@ -29,6 +34,8 @@ SMALL = 12288
 # once and with what Python asks; 33x10 log_softmax 3.8 and 3.1).
 FEW_ROWS = {"softmax": 64, "log_softmax": 24, "logsumexp": 40}
 FEW_LABELLED_ROWS = 64  # of labels Python asks more
+# Reading so many labels takes several times as long as a launch.
+MANY_LABELS = 65536
 
 # Rows of up to so many vectors have room on the stack for the terms of as many rows as lanes.
 BATCH_VECTORS = 4
@@ -42,3 +49,8 @@ BATCHED = {
     "cross_entropy": 32,
     "cross_entropy_with_grad": 32,
 }
+
+
+def worth_columns(classes: int, inner: int) -> bool:
+    """Whether kernels for columns take so many classes, and so many columns next to each other."""
+    return inner > 1 and classes <= (SHORT_ROW if inner >= LEAST_COLUMNS else MOST_PACKED)

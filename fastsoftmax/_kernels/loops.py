@@ -25,18 +25,30 @@ from . import (
     split,
     weighted,
 )
-from .jit import LABELS, LIMITS, NUMBER, OBJECT, SCALE, TERMS, Argument, Kernel, Loop, by_type, loss, read, write
-from .lengths import BATCH_VECTORS, BLOCK, SUMS_ROOM
+from .column_loops import over_columns, over_narrow
+from .jit import (
+    LABELS,
+    LIMITS,
+    NUMBER,
+    OBJECT,
+    SCALE,
+    TABLE,
+    TERMS,
+    Argument,
+    Kernel,
+    Loop,
+    loss,
+    read,
+    write,
+)
+from .lengths import BATCH_VECTORS, BLOCK
 from .objects import CONTIGUOUS
-from .past import fence, goes_past
 from .shuffles import abreast
 from .simd import doubles, wide, width
 from .small import PLACE, over_small, over_small_gradients, over_small_losses, to_out, to_table
-from .sweeps import NUMBERS, STRAND_ROWS, Rooms, nothing_written
-from .target import has_avx512
-from .tiles import columns_of_line_before, heap, keep_alive, same_place, tile_columns, tiles_of, worth_tiles
-from .transposed import ROWS_AHEAD, ask_for_rows, load_rows, no_columns, second_rows, store_columns
-from .views import doubles_in, few_rows, from_place, from_row, lanes_of, scratch, view, with_classes
+from .small_columns import over_small_column_gradients, over_small_column_losses, over_small_columns
+from .transposed import no_columns
+from .views import from_row, lanes_of, scratch, view
 
 
 def over_rows(work):
@@ -47,97 +59,6 @@ def over_rows(work):
         for task in range(first, last):
             start, stop = n * task // tasks, n * (task + 1) // tasks
             work(view(x), view(out), start, stop, view(extra))
-
-    return loop
-
-
-@by_type
-def in_registers(v):
-    """As many vectors of columns at once as the registers hold, with what is made of them."""
-    if has_avx512():
-        return lambda v: abreast(v, 2)
-    return lambda v: v
-
-
-def over_columns(work):
-    """The work (`sweeps.ColumnWork`) on columns of ``x[o, class, i]``, as many at once as a tile has.
-
-    Classes often lie a power of two apart, and then the lines of a few columns fill one set of each cache and push each
-    other out between the visits. There, and where they come from memory, columns are copied to a tile; elsewhere they
-    are worked on where they lie, a vector or two at once. `place` says where the numbers of the rows are: as
-    ``(o, i, count)`` in an array of three axes, as ``(row, _, count)`` in one of two. Where `extra` is an array of the
-    same shape, it has a tile too.
-    """
-    visit, write, vector, keeps = work.visit, work.write, work.vector, work.keeps
-    writes = write is not nothing_written
-
-    def loop(first, last, tasks, x, out, extra):
-        logits, results, more = view(x), view(out), view(extra)
-        like, inner, n = in_registers(lanes_of(logits)), x.shape[2], x.shape[1]
-        w, shares = width(like), (tasks + x.shape[0] - 1) // x.shape[0]
-        tiled = tile_columns(x, out, w, shares) if worth_tiles(x, out) else 0
-        step = max(tiled, w)
-        past = writes and goes_past(results, min(step, inner), logits, more)
-        lead = columns_of_line_before(results) if tiled and past else 0
-        across = (inner + lead + step - 1) // step
-        units = x.shape[0] * across
-        for task in range(first, last):
-            sums = scratch(wide(like), SUMS_ROOM)
-            # One allocation: of several, those before one that fails would never be freed.
-            room = heap(like, STRAND_ROWS + NUMBERS + n * tiles_of(more) if tiled else 1, tiled)
-            strands, rest = view(room[:, :STRAND_ROWS]), room[:, STRAND_ROWS:]
-            tile, second = view(rest[:, NUMBERS : NUMBERS + n]), view(rest[:, -n:])
-            rooms = Rooms(tile, second, view(rest[:, :NUMBERS]), strands, doubles_in(strands), sums)
-            for unit in range(units * task // tasks, units * (task + 1) // tasks):
-                o, end = unit // across, (unit % across + 1) * step - lead
-                i = max(end - step, 0)
-                count = min(end, inner) - i
-                place = o, i, count
-                source, other, result = from_place(logits, o, i), same_place(more, o, i), from_place(results, o, i)
-                if tiled:
-                    seen = visit(like, source, other, place, rooms)
-                    write(like, seen, rooms.numbers, result, count, more, past, (source, other))
-                elif count == w:
-                    vector(like, source, result, keeps(result), None, place, other, sums)
-                elif inner > w:
-                    vector(like, source, result, keeps(result), count, place, other, sums)
-                else:
-                    # Kept in the result, the terms of a class end beside those of the next, whose load would wait for
-                    # the store that it overlaps: they are taken twice.
-                    vector(like, source, result, None, count, place, other, sums)
-            keep_alive(room)
-            if past:
-                fence()
-
-    return loop
-
-
-def over_narrow(work, write=store_columns):
-    """The work on columns for rows of at most L classes, a vector or two of rows at once: through a transposed tile.
-
-    Where `extra` is an array of the same shape, `work` finds it transposed too.
-    """
-    vector, keeps = work.vector, work.keeps
-
-    def loop(first, last, tasks, x, out, extra):
-        w, n, classes = width(in_registers(lanes_of(view(x)))), x.shape[0], x.shape[1]
-        groups = (n + w - 1) // w
-        for task in range(first, last):
-            rows, results, more = view(x), view(out), view(extra)
-            one = lanes_of(rows)
-            like = in_registers(one)
-            sums = scratch(wide(like), SUMS_ROOM)
-            tile, second_tile, written = scratch(like, 16), scratch(like, 16), scratch(like, 16)
-            spare, spare_results = few_rows(rows), few_rows(results)
-            result = with_classes(written, out.shape[1])
-            for group in range(groups * task // tasks, groups * (task + 1) // tasks):
-                row = group * w
-                ask_for_rows(results, row + ROWS_AHEAD, w, True)
-                logits = load_rows(like, tile, rows, spare, row, n, classes)
-                second = second_rows(like, second_tile, more, spare, row, n, classes)
-                vector(like, logits, result, keeps(result), None, (row, 0, min(n - row, w)), second, sums)
-                for at in range(0, w, width(one)):
-                    write(one, results, written, at, spare_results, row + at, n, out.shape[1])
 
     return loop
 
@@ -238,6 +159,22 @@ SMALL_KERNELS = {
         ("cross_entropy_with_grad", over_small_losses(losses.loss_with_gradient_rows, to_out, PLACE), _LABELLED),
     )
 }
+SMALL_COLUMN_KERNELS = {
+    name: Kernel(f"{name}_small_columns", function, (*arguments, NUMBER))
+    for name, function, arguments in (
+        ("softmax", over_small_columns(columns.softmax_columns), _ONE),
+        ("log_softmax", over_small_columns(columns.log_softmax_columns), _ONE),
+        ("logsumexp", over_small_columns(columns.logsumexp_columns, reduces=True), _ONE),
+        ("softmax_backward", over_small_column_gradients(column_gradients.softmax_backward_columns), _TWO),
+        ("log_softmax_backward", over_small_column_gradients(column_gradients.log_softmax_backward_columns), _TWO),
+        ("cross_entropy", over_small_column_losses(loss_columns.loss_columns, to_table, CONTIGUOUS), _LABELLED),
+        (
+            "cross_entropy_with_grad",
+            over_small_column_losses(loss_columns.loss_with_gradient_columns, to_out, PLACE),
+            _LABELLED,
+        ),
+    )
+}
 
 # operation -> layout -> kernel
 KERNELS: dict[str, dict[str, Loop]] = {
@@ -317,10 +254,8 @@ READ_LABELS = Loop(
     labels.read_labels,
     (read(1, types.int64), write(2, types.float64), write(2, types.int64), LIMITS),
 )
-READ_FEW_LABELS = Kernel(
-    "read_few_labels", labels.read_few_labels, (read(1, types.int64), write(2, types.float64), LIMITS)
-)
-SUM = Kernel("sum_numbers", soft_targets.sum_numbers, (read(2),))
+READ_FEW_LABELS = Kernel("read_few_labels", labels.read_few_labels, (LABELS, TABLE, NUMBER, NUMBER))
+SUM = Kernel("sum_numbers", soft_targets.sum_numbers, (TABLE,))
 
 # operation -> first launch of the split layout, which finds the states
 _FIRST = (read(2), write(2), write(3, types.float64), SCALE)

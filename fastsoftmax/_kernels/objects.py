@@ -94,38 +94,45 @@ def extent(typingctx, array, axis):
 
 
 @intrinsic(prefer_literal=True)
-def in_rows(typingctx, array, rows, classes):
-    """The view ``[row, class]`` of a contiguous array."""
-    if not isinstance(array, ObjectType):
+def seen_as(typingctx, array, shape):
+    """The view of a contiguous array in some shape: ``[row, class]``, ``[outer, class, inner]``."""
+    if not isinstance(array, ObjectType) or not isinstance(shape, types.BaseTuple):
         return None
-    made = ViewType(array.dtype, 2)
+    made = ViewType(array.dtype, len(shape))
 
     def codegen(context, builder, sig, args):
-        count, length = (
-            context.cast(builder, value, kind, types.intp) for value, kind in zip(args[1:], sig.args[1:], strict=True)
-        )
-        item = _I64(_item_bytes(array.dtype))
+        lengths, strides = _dense(context, builder, array, args[1], shape)
         target = cgutils.create_struct_proxy(made)(context, builder)
         target.data = _field(builder, args[0], _DATA, target.data.type)
-        target.shape = cgutils.pack_array(builder, [count, length])
-        target.strides = cgutils.pack_array(builder, [builder.mul(length, item), item])
+        target.shape = cgutils.pack_array(builder, lengths)
+        target.strides = cgutils.pack_array(builder, strides)
         return target._getvalue()
 
-    return made(array, rows, classes), codegen
+    return made(array, shape), codegen
 
 
 @intrinsic
-def in_a_row(typingctx, array, count):
-    """A contiguous array as Numba's of one axis, that counts no references."""
-    if not isinstance(array, ObjectType):
+def array_as(typingctx, array, shape):
+    """A contiguous array as Numba's of some shape, that counts no references."""
+    if not isinstance(array, ObjectType) or not isinstance(shape, types.BaseTuple):
         return None
-    made = types.Array(array.dtype, 1, "C")
+    made = types.Array(array.dtype, len(shape), "C")
 
     def codegen(context, builder, sig, args):
-        item = _I64(_item_bytes(array.dtype))
+        lengths, strides = _dense(context, builder, array, args[1], shape)
         target = context.make_array(made)(context, builder)
-        data = _field(builder, args[0], _DATA, target.data.type)
-        context.populate_array(target, data=data, shape=[args[1]], strides=[item], itemsize=item, meminfo=None)
+        data, item = _field(builder, args[0], _DATA, target.data.type), _I64(_item_bytes(array.dtype))
+        context.populate_array(target, data=data, shape=lengths, strides=strides, itemsize=item, meminfo=None)
         return target._getvalue()
 
-    return made(array, types.int64), codegen
+    return made(array, shape), codegen
+
+
+def _dense(context: Any, builder: ir.IRBuilder, array: Any, shape: ir.Value, kind: Any) -> tuple[list[Any], list[Any]]:
+    """The lengths of the axes and the bytes between their elements, where these follow each other."""
+    parts = zip(cgutils.unpack_tuple(builder, shape), kind, strict=True)
+    lengths = [context.cast(builder, value, of, types.intp) for value, of in parts]
+    strides = [_I64(_item_bytes(array.dtype))]
+    for length in reversed(lengths[1:]):
+        strides.insert(0, builder.mul(length, strides[0]))
+    return lengths, strides

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import soft_targets
-from .jit import inlined
+from .jit import by_type, inlined, piece
 from .labels import labels_read
 from .launch import NO_ROOM, unlocked
 from .lengths import BATCHED, FEW_ROWS, SHORT_ROW, SMALL
-from .objects import CONTIGUOUS, WRITEABLE, axes, dtype, extent, flags, identity, in_a_row, in_rows
+from .objects import CONTIGUOUS, WRITEABLE, array_as, axes, dtype, extent, flags, identity, seen_as
+from .past import item_bytes
 from .simd import width
-from .views import address, lanes_of, view
+from .soft_targets import column_total
+from .views import address, lanes_of, no_numbers, view
 
-# What they say: this is another call; it is done; the arrays are plain, but too large; a label is none.
-OTHER, DONE, LARGE, BAD_LABEL = 0, 1, 2, 3
+# What they say: this is another call; it is done; the arrays are plain, but too large.
+OTHER, DONE, LARGE = 0, 1, 2
 PLACE = CONTIGUOUS | WRITEABLE
 # Python's lock is kept while no more elements than this are worked on, a microsecond or so.
 LOCKED = 4096
@@ -37,7 +38,7 @@ def over_small(work, operation, reduces=False):
             return OTHER
         rows, classes = rows_of(x), extent(x, last)
         written = 1 if reduces else classes
-        logits, results = in_rows(x, rows, classes), in_rows(out, rows, written)
+        logits, results = seen_as(x, (rows, classes)), seen_as(out, (rows, written))
         if not are_apart(results, logits, rows * written, rows * classes, not reduces):
             return OTHER
         w = width(lanes_of(logits))
@@ -59,7 +60,8 @@ def over_small_gradients(work):
             return OTHER
         rows, classes = rows_of(g), extent(g, count - 1)
         size = rows * classes
-        gradients, outputs, results = in_rows(g, rows, classes), in_rows(y, rows, classes), in_rows(out, rows, classes)
+        shape = rows, classes
+        gradients, outputs, results = seen_as(g, shape), seen_as(y, shape), seen_as(out, shape)
         if not (are_apart(results, gradients, size, size, True) and are_apart(results, outputs, size, size, True)):
             return OTHER
         if not is_small(rows, classes, SMALL):
@@ -72,38 +74,70 @@ def over_small_gradients(work):
 
 
 def over_small_losses(work, place, needed):
-    """The mean loss of a few rows, `most` at most, in one call: as `labels.read_labels`, then the sum of the losses.
+    """The mean loss of a few rows, `most` at most, in one call; what is none is another call (see `mean_loss`).
 
-    `place` is where results go: gradients to `out`, losses to their table; `needed` are the flags of `out`, which for
-    losses is any array like `x`. What comes back is what was done, the row of a label that is none and that label, how
-    many rows count, and the sum of their losses.
+    `needed` are the flags of `out`, which for losses is any array like `x`.
     """
+
+    @piece
+    def all_rows(x, out, extra):
+        work(x, out, 0, x.shape[0], extra)
+
+    mean = mean_loss(all_rows, place)
 
     def small(x, target, out, kind, label_kind, ignored, most):
         last = axes(x) - 1
         if not (is_dense(x, kind) and is_like(out, x, last + 1, needed)):
-            return OTHER, 0, 0, 0, 0.0
+            return NO_LOSS
         if not (is_of(target, label_kind) and flags(target) & CONTIGUOUS and has_axes(target, x, last)):
-            return OTHER, 0, 0, 0, 0.0
+            return NO_LOSS
         rows, classes = rows_of(x), extent(x, last)
-        logits, gradients = in_rows(x, rows, classes), in_rows(out, rows, classes)
+        logits, gradients = seen_as(x, (rows, classes)), seen_as(out, (rows, classes))
         if not are_apart(gradients, logits, rows * classes, rows * classes, True):
-            return OTHER, 0, 0, 0, 0.0
+            return NO_LOSS
         if not is_small(rows, classes, SMALL) or rows > most:
-            return LARGE, 0, 0, 0, 0.0
-        table, none, no_weights = np.empty((rows, 1)), np.empty((0, 1)), np.empty(0)
-        bad, wrong, count = labels_read(in_a_row(target, rows), table, 0, rows, (classes, ignored))
-        total, failed, state = 0.0, False, BAD_LABEL if bad >= 0 else DONE if count > 0 else OTHER
-        if state == DONE:
-            extra = (view(table), view(none), view(no_weights), 1.0, 0.0, 0.0, 0.0, 1.0 / count, 0.0)
-            failed = unlocked(work, (logits, place(gradients, view(table)), 0, rows, extra), rows * classes > LOCKED)
-            total = soft_targets.column_total(view(table))
+            return LARGE_LOSS
+        return mean(logits, gradients, array_as(target, (rows,)), ignored)
+
+    return small
+
+
+# What stands for `OTHER` and `LARGE` where a loss is meant: one is never negative.
+NO_LOSS, LARGE_LOSS = -1.0, -2.0
+
+
+def mean_loss(run, place):
+    """``mean(x, out, labels, ignored)``: the mean loss of rows, `NO_LOSS` if a label is none or no row counts.
+
+    Labels are read as `labels.read_labels` does, ``run(x, place(out, table), extra)`` finds the losses; `place` is
+    where results go, gradients to `out`, losses to their table.
+    """
+
+    @inlined
+    def mean(x, out, labels, ignored):
+        rows, size = labels.shape[0], labels.shape[0] * x.shape[1]
+        table = np.empty((rows, 1))
+        bad, _, count = labels_read(labels, table, 0, rows, (x.shape[1], ignored))
+        total, failed = NO_LOSS, False
+        if bad < 0 < count:
+            numbers = numbers_like(x, table)
+            extra = (numbers, no_numbers(x.shape), no_numbers((0,)), 1.0, 0.0, 0.0, 0.0, 1.0 / count, 0.0)
+            failed = unlocked(run, (x, place(out, numbers), extra), size > LOCKED)
+            total = column_total(view(table)) / count
         table[0, 0] = 0.0  # it lives until here: a view keeps nothing alive, and an error would never free it
         if failed:
             raise MemoryError(NO_ROOM)
-        return state, bad, wrong, count, total
+        return total
 
-    return small
+    return mean
+
+
+@by_type
+def numbers_like(x, table):
+    """The view of the numbers of rows that goes with x."""
+    if x.ndim == 2:
+        return lambda x, table: view(table)
+    return lambda x, table: view(table.reshape((x.shape[0], 1, x.shape[2])))
 
 
 @inlined
@@ -164,5 +198,5 @@ def rows_of(array):
 @inlined
 def are_apart(out, x, written, read, may_be_one):
     """Whether contiguous arrays of so many elements have no memory in common, or are one if they may be."""
-    distance, item = address(out) - address(x), x.strides[1]
+    distance, item = address(out) - address(x), item_bytes(x)
     return (distance == 0 and may_be_one) or distance >= read * item or -distance >= written * item

@@ -17,6 +17,7 @@ from .elementary import exp_and_rest, exp_pair, log_pair
 from .jit import inlined, piece
 from .losses import weighed
 from .memory import load, number, put, store
+from .objects import extent, seen_as
 from .online import across, add, empty_sum, whole
 from .row_states import row_state
 from .simd import doubles, full, select, width
@@ -107,8 +108,8 @@ def cap_rows(x, slope, cap):
 
 
 def sum_numbers(values):
-    """The sum of a column of numbers, with the rounding errors added up as well."""
-    return column_total(view(values))
+    """The sum of a column of numbers, with the rounding errors added up as well; of an array object (see `objects`)."""
+    return column_total(seen_as(values, (extent(values, 0), 1)))
 
 
 @inlined

@@ -280,6 +280,15 @@ def with_classes(typingctx, array, classes):
 
 
 @intrinsic(prefer_literal=True)
+def no_numbers(typingctx, shape):
+    """A view of float64 numbers with as many axes as a shape, of which there are none."""
+    if not isinstance(shape, types.BaseTuple):
+        return None
+    made = ViewType(types.float64, len(shape))
+    return made(shape), lambda context, builder, sig, args: context.get_constant_null(made)
+
+
+@intrinsic(prefer_literal=True)
 def lanes_of(typingctx, array):
     """Zeros in the lanes that the elements of `array` are computed in."""
     if not isinstance(array, ViewType) or array.dtype not in COMPUTED_IN:
