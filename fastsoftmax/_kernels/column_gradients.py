@@ -16,7 +16,7 @@ from .memory import load, store
 from .online import add, empty_sum, sum_of_one, whole
 from .simd import narrow, strands, width
 from .sweeps import ColumnWork, nowhere, over_classes
-from .tiles import copied
+from .tiles import copied, is_at_hand, one_of
 from .views import ViewType, terms_in
 
 
@@ -97,9 +97,33 @@ def sums_of(summand: Any) -> Any:
     return run
 
 
+def few_totals_of(summand: Any) -> Any:
+    """Find what the columns from i on come to, of no more classes than strands: in registers, without a room."""
+
+    @inlined
+    def one_class(like, seen, k, at):
+        g, y = seen
+        i, count = at
+        return sum_of_one(summand(load(like, g, (0, k, i), count, 0.0), load(like, y, (0, k, i), count, 0.0)))
+
+    fold = folded(one_class)
+
+    @inlined
+    def total_of_few(like, g, y, i, count):
+        high, rest = fold(like, (g, y), (i, count), g.shape[1])
+        return narrow(like, whole(high, rest))
+
+    return total_of_few
+
+
 def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
     """The work on columns, from what is summed and what is written."""
-    find_sums = sums_of(summand)
+    find_sums, total_of_few = sums_of(summand), few_totals_of(summand)
+
+    @piece
+    def totals_at_hand(like, g, y, count, rooms):
+        for i in range(0, count, width(like)):
+            store(rooms.numbers, (0, 0, i), total_of_few(like, g, y, i, None), None)
 
     @piece
     def totals_of_tile(like, g, y, count, rooms):
@@ -109,28 +133,23 @@ def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
             store(rooms.numbers, (0, 0, i), total_of_strands(like, room, g.shape[1], i), None)
 
     @inlined
-    def visit(like, g, y, place, rooms):
-        totals_of_tile(like, g, y, place[2], rooms)
-        return rooms.tile, rooms.second
+    def visit(like, g, y, place, rooms, past):
+        at_hand = is_at_hand(like, rooms.tile, g, place[2])
+        if at_hand:
+            totals_at_hand(like, g, y, place[2], rooms)
+        else:
+            totals_of_tile(like, g, y, place[2], rooms)
+        return one_of(at_hand, rooms.tile, g), one_of(at_hand, rooms.second, y)
 
     @inlined
     def result_at(like, seen, j, i, count, numbers, extra):
         g, y = load(like, seen[0], (0, j, i), count, 0.0), load(like, seen[1], (0, j, i), count, 0.0)
         return gradient(g, y, numbers[0])
 
-    @inlined
-    def one_class(like, seen, k, count):
-        return sum_of_one(
-            summand(load(like, seen[0], (0, k, 0), count, 0.0), load(like, seen[1], (0, k, 0), count, 0.0))
-        )
-
-    fold = folded(one_class)
-
     @piece
     def vector(like, g, out, kept, count, place, y, sums):
         if g.shape[1] <= strands(like):
-            high, rest = fold(like, (g, y), count, g.shape[1])
-            total = narrow(like, whole(high, rest))
+            total = total_of_few(like, g, y, 0, count)
         else:
             room = Strands(terms_in(like, sums), sums)
             find_sums(like, g, y, (None, None), width(like) if count is None else place[2], room)

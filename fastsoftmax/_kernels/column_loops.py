@@ -193,7 +193,7 @@ def through_tiles(work: ColumnWork) -> Any:
             i = max(end - step, 0)
             count = min(end, inner) - i
             source, other, result = from_place(x, o, i), same_place(extra, o, i), from_place(out, o, i)
-            seen = visit(like, source, other, (o, i, count), rooms)
+            seen = visit(like, source, other, (o, i, count), rooms, past)
             write(like, seen, rooms.numbers, result, count, extra, past, (source, other))
         keep_alive(room)
         if past:

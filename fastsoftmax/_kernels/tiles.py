@@ -160,6 +160,32 @@ def load_tile(like, tile, tops, x, count):
             store(tops, (0, 0, i), top, None)
 
 
+@by_type
+def is_at_hand(like, tile, x, count):
+    """Whether columns, in whole vectors, have so few classes that nothing is gained by copying them.
+
+    What a vector of them takes are then a few lines; only results have to wait until all that they are made of was
+    read, for a load waits for any store before it whose address ends in the same twelve bits.
+    """
+    if x != tile:  # of a half type: what is made of both must be one
+        return lambda like, tile, x, count: False
+    return lambda like, tile, x, count: x.shape[1] <= strands(like) and count % width(like) == 0
+
+
+@by_type
+def one_of(condition, tile, x):
+    """The tile, or the array itself if a condition holds, which never does where their types differ."""
+    if x != tile:
+        return lambda condition, tile, x: tile
+
+    def chosen(condition, tile, x):
+        if condition:
+            return x
+        return tile
+
+    return chosen
+
+
 @inlined
 def ask_for_class(like, x, j, k):
     """Ask for what `like` takes of a class, which need not exist."""
