@@ -59,7 +59,7 @@ def test_a_tile_for_each_share(columns_of_tile: Any) -> None:
 @pytest.mark.parametrize("inner", [5, 300, 512])
 def test_sums_of_negative_zeros(name: str, dtype: Any, classes: int, inner: int) -> None:
     """They are 0 in rows, which begin with it; the sign of a gradient of 0 shows it."""
-    g = np.full((2, classes, inner), -0.0, dtype)
+    g = np.full((SMALL // (classes * inner) + 2, classes, inner), -0.0, dtype)
     g[0, classes // 2, ::3] = 1.0
     y = np.full_like(g, 0.5 if name == "softmax_backward" else -0.7)
     function = getattr(fastsoftmax, name)
@@ -88,10 +88,10 @@ def test_gradients_of_rows_of_some_vectors(name: str, dtype: Any, vectors: int) 
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-@pytest.mark.parametrize("inner", [2, 3, 4, 5, 7, 8, 9, 11, 15, 16, 17, 31])
+@pytest.mark.parametrize("inner", [2, 3, 4, 5, 7, 8, 9, 11, 15, 16, 17, 31, 512])
 @pytest.mark.parametrize("classes", [1, 2, 3, 9, 16, 17, 33, 70])
 def test_columns_put_together(rng: np.random.Generator, classes: int, inner: int, dtype: Any) -> None:
-    """Few columns of several outer indices in one vector, in small arrays and large ones: the bits of rows."""
+    """Columns of several outer indices in one vector, and tiles, in small arrays and large: the bits of rows."""
     for outer in (1, 2, 5, SMALL // (classes * inner) + 2):
         x, y = rng.normal(0, 2, (2, outer, classes, inner)).astype(dtype)
         y = np.abs(y) * dtype(0.1)

@@ -31,8 +31,12 @@ PATHS = {
     "pairs": Path("pairs", (70, 2), -1),
     "narrow": Path("narrow", (70, 7), -1),
     "batches": Path("batches", (70, 30), -1),
-    "columns": Path("columns", (3, 60, 37), 1),
-    "tiled-columns": Path("columns", (2, 70, 300), 1),
+    "small-columns": Path("small", (3, 60, 37), 1),
+    "small-columns-together": Path("small", (11, 60, 5), 1),
+    "columns": Path("columns", (9, 60, 37), 1),
+    "columns-together": Path("columns", (61, 60, 5), 1),
+    "tiled-columns": Path("columns", (2, 70, 512), 1),
+    "tiled-columns-at-hand": Path("columns", (5, 9, 512), 1),
     "split": Path("split", (2, SHORT_ROW + 1000), -1, 3),
 }
 FORWARD = ("softmax", "log_softmax", "logsumexp")
@@ -99,9 +103,10 @@ def positions(classes: int, dtype: Any) -> list[int]:
 
 def expected_kernel(name: str, path: str) -> str | None:
     """None where no plan is made."""
-    if path == "small" and name in LOSSES:
-        return "rows"  # the short way is for the mean alone
-    if path == "small" or (name in BACKWARD and path in ("pairs", "narrow", "batches")):
+    small = PATHS[path].kernel == "small"
+    if small and name in LOSSES:
+        return "rows" if PATHS[path].axis == -1 else "columns"  # the short way is for the mean alone
+    if small or (name in BACKWARD and path in ("pairs", "narrow", "batches")):
         return None
     return INSTEAD.get((name, path), PATHS[path].kernel)
 
