@@ -42,8 +42,6 @@ class _Rows(NamedTuple):
         return [self.table] if self.more is None else [self.table, self.more]
 
 
-# hit, smooth, smooth * sum of weights, z: a loss without options.
-_PLAIN = (1.0, 0.0, 0.0, 0.0)
 _NO_ROWS = {2: np.empty((0, 1)), 3: np.empty((0, 1, 1))}
 _NO_CLASSES = np.empty(0)
 
@@ -107,12 +105,14 @@ def _quick_rows(
 def _linear(operation: str, x: np.ndarray, place: np.ndarray, table: np.ndarray, count: int, options: Options) -> float:
     """Carry out a loss of contiguous logits without numbers of rows or classes; what its sum is to be divided by."""
     denominator = (options.num_items or float(count)) if options.reduction == "mean" else 1.0
-    terms: tuple[float, ...] = *_PLAIN, 1.0 / denominator, 0.0
-    scale = None
-    if options is not PLAIN:
+    numbers: tuple[Any, ...]
+    if options is PLAIN:
+        numbers = table, _NO_ROWS[x.ndim], _NO_CLASSES, 1.0, 0.0, 0.0, 0.0, 1.0 / denominator, 0.0
+        scale = None
+    else:
         terms = _terms(options, x.shape[1], x.shape[1], 1.0 / denominator / options.temperature)
+        numbers = table, _NO_ROWS[x.ndim], _NO_CLASSES, *terms
         scale = _arguments.scale_of(options.temperature)
-    numbers = table, _NO_ROWS[x.ndim], _NO_CLASSES, *terms
     threads = _execute.get_num_threads()
     call = operation, x.dtype, x.shape, threads, scale is None
     if not _execute.repeat(call, x, place, numbers if scale is None else (*numbers, *scale)):

@@ -26,7 +26,7 @@ class Path(NamedTuple):
 
 PATHS = {
     "small": Path("small", (3, 50), -1),
-    "rows": Path("rows", (13, 1000), -1),
+    "rows": Path("rows", (40, 1000), -1),
     "long-rows": Path("rows", (3, SHORT_ROW + 1000), -1),
     "pairs": Path("pairs", (70, 2), -1),
     "narrow": Path("narrow", (70, 7), -1),

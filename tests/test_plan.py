@@ -159,8 +159,8 @@ def test_every_plan_names_a_kernel() -> None:
 CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
     ((3, 5), -1, []),  # small, and plain: by a kernel without a plan
     ((3, 5), None, []),
-    ((3, 4096), -1, []),
-    ((3, 4097), -1, ["rows"]),
+    ((5, 4096), -1, []),
+    ((5, 4097), -1, ["rows"]),
     ((2, 32768), None, []),  # one row for one thread
     ((2, 32769), None, ["split"]),
     ((64, 5), -1, []),
@@ -168,7 +168,7 @@ CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
     ((65, 5), -1, ["narrow"]),
     ((65, 50), -1, ["batches"]),
     ((65, 65), -1, []),
-    ((200, 65), -1, ["rows"]),
+    ((400, 65), -1, ["rows"]),
     ((30, 50), None, []),
     ((30, 50), 0, []),
     ((300, 50), 0, ["columns"]),

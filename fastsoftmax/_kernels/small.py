@@ -11,7 +11,7 @@ import numpy as np
 from .jit import by_type, inlined, piece
 from .labels import labels_read
 from .launch import NO_ROOM, unlocked
-from .lengths import BATCHED, FEW_ROWS, SHORT_ROW, SMALL
+from .lengths import BATCHED, FEW_ROWS, SHORT_ROW, SMALL, SMALL_GRADIENTS, SMALL_ROWS
 from .objects import CONTIGUOUS, WRITEABLE, array_as, axes, dtype, extent, flags, identity, seen_as
 from .past import item_bytes
 from .simd import width
@@ -42,7 +42,7 @@ def over_small(work, operation, reduces=False):
         if not are_apart(results, logits, rows * written, rows * classes, not reduces):
             return OTHER
         w = width(lanes_of(logits))
-        if not is_small(rows, classes, SMALL // 16 * w) or (rows > few and classes <= batched * w):
+        if not is_small(rows, classes, SMALL_ROWS // 16 * w) or (rows > few and classes <= batched * w):
             return LARGE
         if unlocked(work, (logits, results, 0, rows, None), rows * classes > LOCKED):
             raise MemoryError(NO_ROOM)
@@ -64,7 +64,8 @@ def over_small_gradients(work):
         gradients, outputs, results = seen_as(g, shape), seen_as(y, shape), seen_as(out, shape)
         if not (are_apart(results, gradients, size, size, True) and are_apart(results, outputs, size, size, True)):
             return OTHER
-        if not is_small(rows, classes, SMALL):
+        w = width(lanes_of(gradients))
+        if not is_small(rows, classes, (SMALL_GRADIENTS if classes >= w else SMALL) // 16 * w):
             return LARGE
         if unlocked(work, (gradients, results, 0, rows, outputs), size > LOCKED):
             raise MemoryError(NO_ROOM)
@@ -95,7 +96,7 @@ def over_small_losses(work, place, needed):
         logits, gradients = seen_as(x, (rows, classes)), seen_as(out, (rows, classes))
         if not are_apart(gradients, logits, rows * classes, rows * classes, True):
             return NO_LOSS
-        if not is_small(rows, classes, SMALL) or rows > most:
+        if not is_small(rows, classes, SMALL_ROWS) or rows > most:
             return LARGE_LOSS
         return mean(logits, gradients, array_as(target, (rows,)), ignored)
 
