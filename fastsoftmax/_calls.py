@@ -25,7 +25,8 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None, temperature
             result = np.empty(x.shape, kind) if out is None else out
             state = code(x, result, kind)
             if state == _execute.LARGE:
-                _run_plain(operation, _layout.in_rows(x), _layout.in_rows(result), None)
+                seen = _layout.in_rows(x)
+                _run_plain(operation, seen, result.reshape(seen.shape), None)
             if state != _execute.OTHER:
                 return result
     return _quick_others(operation, (x,), axis, out, scale)
@@ -40,7 +41,8 @@ def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | 
             result = np.empty(g.shape, kind) if out is None else out
             state = code(g, y, result, kind)
             if state == _execute.LARGE:
-                _run_plain(operation, _layout.in_rows(g), _layout.in_rows(result), _layout.in_rows(y))
+                seen = _layout.in_rows(g)
+                _run_plain(operation, seen, result.reshape(seen.shape), y.reshape(seen.shape))
             if state != _execute.OTHER:
                 return result
     return _quick_others(operation, (g, y), axis, out, None)
@@ -87,8 +89,9 @@ def _quick_columns(
     result = np.empty(x.shape, kind) if out is None else out
     state = code(*arrays, result, kind, axis)
     if state == _execute.LARGE:
-        x, *others = [_layout.in_columns(array, axis) for array in arrays]
-        _run_plain(operation, x, _layout.in_columns(result, axis), others[0] if others else None)
+        seen = _layout.in_columns(x, axis)
+        others = [array.reshape(seen.shape) for array in (result, *arrays[1:])]
+        _run_plain(operation, seen, others[0], others[1] if len(others) == 2 else None)
     return None if state == _execute.OTHER else result
 
 
@@ -101,7 +104,8 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
             sums = np.empty(a.shape[:-1], kind) if out is None else out
             state = code(a, sums, kind)
             if state == _execute.LARGE:
-                _run_plain("logsumexp", _layout.in_rows(a), sums.reshape(-1, 1), None)
+                seen = _layout.in_rows(a)
+                _run_plain("logsumexp", seen, sums.reshape(len(seen), 1), None)
             if state != _execute.OTHER:
                 return sums if sums.ndim or out is not None else sums[()]
     if _arguments.on_other_axis(a, axis, out):
@@ -119,7 +123,7 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
     else:
         return None
     if x.ndim == 3 or not _is_done("logsumexp", x, sums.reshape(-1)):
-        kept = sums.reshape(-1, 1) if x.ndim == 2 else sums.reshape(-1, 1, x.shape[2])
+        kept = sums.reshape(len(x), 1) if x.ndim == 2 else sums.reshape(len(x), 1, x.shape[2])
         _run_plain("logsumexp", x, kept, None)
     return sums[()] if out is None else out
 
@@ -133,8 +137,8 @@ def _quick_column_sums(a: np.ndarray, axis: int, out: np.ndarray | None) -> Any:
     sums = np.empty(_arguments.without_axis(a.shape, axis), kind) if out is None else out
     state = code(a, sums, kind, axis)
     if state == _execute.LARGE:
-        x = _layout.in_columns(a, axis)
-        _run_plain("logsumexp", x, sums.reshape(len(x), 1, -1), None)
+        seen = _layout.in_columns(a, axis)
+        _run_plain("logsumexp", seen, sums.reshape(len(seen), 1, seen.shape[2]), None)
     return None if state == _execute.OTHER else sums
 
 

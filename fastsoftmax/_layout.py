@@ -20,15 +20,14 @@ MOST_VIEWS = 64
 
 
 def in_rows(x: np.ndarray) -> np.ndarray:
-    """A contiguous array as rows of its last axis."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    """A contiguous array as rows of its last axis: an array of its own, to which other threads give no other shape."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def in_columns(x: np.ndarray, axis: int) -> np.ndarray:
-    """A contiguous array as ``[outer, class, inner]``, the classes on an axis but the last."""
-    if x.ndim == 3 and axis in (1, -2):
-        return x
-    return x.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
+    """A contiguous array as ``[outer, class, inner]``, the classes on an axis but the last; likewise its own."""
+    shape = x.shape
+    return x.reshape(math.prod(shape[:axis]), shape[axis], -1)
 
 
 def contiguous(x: Any, axis: Any) -> np.ndarray | None:
@@ -41,11 +40,12 @@ def contiguous(x: Any, axis: Any) -> np.ndarray | None:
     if type(axis) is not int or not -ndim <= axis < ndim:
         return None
     if axis in (-1, ndim - 1):
-        return x if ndim == 2 else x.reshape(-1, x.shape[-1])
-    classes, inner = x.shape[axis], math.prod(x.shape[axis % ndim + 1 :])
+        return in_rows(x)
+    seen = in_columns(x, axis)
+    _, classes, inner = seen.shape
     if inner == 1:
-        return x.reshape(-1, classes)
-    return x.reshape(-1, classes, inner) if worth_columns(classes, inner) else None
+        return seen.reshape(-1, classes)
+    return seen if worth_columns(classes, inner) else None
 
 
 class View(NamedTuple):

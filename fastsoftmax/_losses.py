@@ -12,10 +12,7 @@ from ._blocks import Blocks
 from ._loss_arguments import DEFAULT_IGNORE_INDEX, PLAIN, LossRequest, Options
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
-
-
-SINGLE, DOUBLE = np.float32(1.0), np.float64(1.0)
-
+ONE_SINGLE, ONE_DOUBLE = np.float32(1.0), np.float64(1.0)
 # What is nearer to this than to infinity, is the largest number of float32.
 MOST_SINGLE = 2.0**128 - 2.0**103
 
@@ -54,7 +51,7 @@ def quick(
         return None
     if ignored is not DEFAULT_IGNORE_INDEX and not _loss_arguments.is_int64(ignored):
         return None
-    last = _arguments.on_last_axis(logits, axis, out)
+    last, gradient = _arguments.on_last_axis(logits, axis, out), None
     if type(target) is np.ndarray and (last or _arguments.on_other_axis(logits, axis, out)):
         kind, label_kind = logits.dtype, target.dtype
         code = (_execute.small if last else _execute.small_columns)[operation][kind]
@@ -73,7 +70,10 @@ def quick(
                 x = _layout.in_rows(logits) if last else _layout.in_columns(logits, axis)
                 return _quick_rows(operation, x, target, gradient, ignored, options)
     seen = _loss_arguments.straight(logits, target, axis, out)
-    return None if seen is None else _quick_rows(operation, *seen, _gradient(operation, logits, out), ignored, options)
+    if seen is None:
+        return None
+    gradient = _gradient(operation, logits, out) if gradient is None else gradient
+    return _quick_rows(operation, *seen, gradient, ignored, options)
 
 
 def _gradient(operation: str, logits: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
@@ -87,14 +87,17 @@ def _quick_rows(
     operation: str, x: np.ndarray, labels: np.ndarray, gradient: np.ndarray | None, ignored: int, options: Options
 ) -> tuple[Any, np.ndarray | None] | None:
     """The same for logits as kernels see them."""
-    flat = labels.reshape(-1)  # whatever another thread does to the caller's array, this one keeps its shape
+    # Whatever another thread does to the caller's arrays, these keep their shapes and dtypes, which have to fit.
+    flat = labels.reshape(-1)
+    if len(flat) * x.shape[1] != x.size or not _loss_arguments.is_for_labels(flat.dtype):
+        return None
     table = np.empty((len(flat), 1))
     bad, label, count = _execute.read_labels(flat, table, x.shape[1], ignored)
     if bad >= 0:
         raise _loss_arguments.bad_row(bad, labels.shape, label, x.shape[1], ignored)
     if count == 0:
         return None
-    numbers = table if x.ndim == 2 else table.reshape(len(x), 1, -1)
+    numbers = table if x.ndim == 2 else table.reshape(len(x), 1, x.shape[2])
     place = numbers if gradient is None else gradient.reshape(x.shape)
     denominator = _linear(operation, x, place, numbers, count, options)
     if options.reduction == "none":
@@ -336,7 +339,7 @@ def _number(loss: float, double: bool) -> Any:
     A product takes a fifth of the time of the conversion that it is.
     """
     if double:
-        return DOUBLE * loss
+        return ONE_DOUBLE * loss
     if MOST_SINGLE < abs(loss) < math.inf:
         loss = math.copysign(math.inf, loss)
-    return SINGLE * loss
+    return ONE_SINGLE * loss

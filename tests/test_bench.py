@@ -54,6 +54,7 @@ def test_the_other_sections() -> None:
     assert {case.dtype for case in made["dtypes"]} == {"float64", "bfloat16", "float16"}
     assert not any(case.out for case in made["without out"])
     assert {case.threads for case in made["one thread"]} == {1}
+    assert {case.function for case in made["other shapes"]} == set(FUNCTIONS)
     assert all(case.section == name for name, cases in made.items() for case in cases)
     names = [case.name for cases in made.values() for case in cases]
     assert len(set(names)) == len(names)

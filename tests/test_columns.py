@@ -7,10 +7,11 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from reference import BFLOAT16
 
 import fastsoftmax
 from fastsoftmax._kernels.jit import DTYPES
-from fastsoftmax._kernels.lengths import SMALL
+from fastsoftmax._kernels.lengths import MOST_PACKED, SMALL
 from fastsoftmax._kernels.tiles import TILE, TILE_COLUMNS, TILE_COLUMNS_READ, tile_columns
 from fastsoftmax._kernels.views import view
 
@@ -112,6 +113,48 @@ def test_columns_put_together(rng: np.random.Generator, classes: int, inner: int
             np.testing.assert_array_equal(gradient, expected.transpose(0, 2, 1))
             np.testing.assert_array_equal(loss, losses)
             np.testing.assert_array_equal(fastsoftmax.cross_entropy(x, labels, axis=1, **options), losses)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, *([BFLOAT16] if BFLOAT16 else [])], ids=str)
+@pytest.mark.parametrize("shape", [(7, 5, 3), (7, 5, 11), (33, 40, 13), (9, 9, 512), (3, 3, 2048)])
+def test_nothing_beside_columns_is_written(rng: np.random.Generator, shape: tuple[int, int, int], dtype: Any) -> None:
+    """In vectors put together, the last with fewer outer indices, and at hand; also into what results are made of."""
+    x, y = (rng.random((2, *shape)) - 0.3).astype(dtype)
+    labels = rng.integers(0, shape[1], (shape[0], shape[2]))
+    size = x.size
+    for name, arrays in (
+        ("softmax", (x,)),
+        ("log_softmax", (x,)),
+        ("softmax_backward", (x, y)),
+        ("log_softmax_backward", (x, y)),
+        ("cross_entropy_with_grad", (x, labels)),
+    ):
+        function = getattr(fastsoftmax, name)
+        expected = function(*arrays, axis=1)
+        room = np.full(size + 64, 7, dtype)
+        out = room[32 : size + 32].reshape(shape)
+        function(*arrays, axis=1, out=out)
+        same = x.copy()
+        function(same, *arrays[1:], axis=1, out=same)
+        wanted = expected[1] if name == "cross_entropy_with_grad" else expected
+        for result in (out, same):
+            assert result.tobytes() == wanted.tobytes()
+        assert (room[:32] == 7).all()
+        assert (room[-32:] == 7).all()
+    labels[-1, -1] = shape[1]
+    out[...] = 7
+    with pytest.raises(IndexError, match=rf"target\[{shape[0] - 1}, {shape[2] - 1}\] is {shape[1]}"):
+        fastsoftmax.cross_entropy_with_grad(x, labels, axis=1, out=out)
+    assert (room == 7).all()
+
+
+@pytest.mark.parametrize("classes", [MOST_PACKED - 1, MOST_PACKED, MOST_PACKED + 1])
+@pytest.mark.parametrize("inner", [2, 3])
+def test_two_columns_of_many_classes(rng: np.random.Generator, classes: int, inner: int) -> None:
+    """More than are put together go through blocks."""
+    x = rng.normal(size=(3, classes, inner)).astype(np.float32)
+    rows = np.ascontiguousarray(x.transpose(0, 2, 1))
+    np.testing.assert_array_equal(fastsoftmax.softmax(x, axis=1), fastsoftmax.softmax(rows, axis=-1).transpose(0, 2, 1))
 
 
 def test_numbers_of_rows_that_do_not_follow_each_other(rng: np.random.Generator) -> None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import threading
+from typing import Any
+
 import pytest
 from children import needs_proc, printed
+
+from fastsoftmax._kernels import interrupts
 
 LIMITED = """
     import resource
@@ -111,3 +118,15 @@ def test_no_room_for_what_is_needed_meanwhile(layer: str) -> None:
     glibc = {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     changes = {"NUMBA_THREADING_LAYER": layer, "NUMBA_NRT_STATS": "1", **glibc}
     assert "MemoryError" in printed(code, **changes)
+
+
+def test_who_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of its own; where there are no addresses for one, the thread that asks."""
+    me = threading.get_ident()
+    assert interrupts.uninterrupted(threading.get_ident) != me
+
+    def no_room(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOMEM, "no addresses")
+
+    monkeypatch.setattr(mmap, "mmap", no_room)
+    assert interrupts.uninterrupted(threading.get_ident) == me

@@ -12,7 +12,7 @@ import pytest
 from numba.np.ufunc import parallel as numba_parallel
 
 import fastsoftmax
-from fastsoftmax import _execute, _losses, _threads, threads
+from fastsoftmax import _execute, _layout, _losses, _threads, threads
 from fastsoftmax._kernels.jit import launchers
 
 SHAPES = [((5, 9), -1), ((9,), 0), ((3, 4, 7), 2), ((2, 5, 6), 1), ((2, 6, 3, 5), -3), ((300, 90), 1), ((70, 3, 40), 1)]
@@ -199,3 +199,31 @@ def test_threads_that_sleep_are_woken_for_much_work_alone(
                         np.testing.assert_array_equal(call(x[:rows]), expected)
                 last = alone if before_waking else waking
                 assert used == [alone] * before_waking + [waking, known.awake, known.awake, last]
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "softmax_backward", "cross_entropy"])
+def test_a_shape_that_changes_meanwhile(name: str, axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread gives an array a new shape after compiled code has looked at it: an answer, or an error."""
+    x = np.random.default_rng(9).normal(size=(2, 512, 64)).astype(np.float32)
+    more: tuple[Any, ...] = (x.copy(),) if name == "softmax_backward" else ()
+    if name == "cross_entropy":
+        more = (np.zeros((2, 512) if axis == -1 else (2, 64), np.int64),)
+    for seen in ("in_rows", "in_columns"):
+        original = getattr(_layout, seen)
+
+        def changed(array: Any, *axes: int, original: Any = original) -> Any:
+            array.shape = (2, 64, 512)
+            return original(array, *axes)
+
+        monkeypatch.setattr(_layout, seen, changed)
+    for _ in range(20):
+        x.shape = (2, 512, 64)
+        try:
+            result = getattr(fastsoftmax, name)(x, *more, axis=axis)
+        except ValueError:
+            continue
+        assert np.size(result) > 0
+    monkeypatch.undo()
+    x.shape = (2, 512, 64)
+    assert np.isfinite(getattr(fastsoftmax, name)(x, *more, axis=axis)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 # Contenders that are no peers: a copy of the input, and the machine's limit, a plain parallel loop over the same bytes.
@@ -18,7 +19,7 @@ BACKWARD = ("softmax_backward", "log_softmax_backward")
 FUNCTIONS = (*MAPS, *REDUCTIONS, GRADIENT, *BACKWARD)
 ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
-FLOAT32, DTYPES, WITHOUT_OUT, ONE_THREAD = "float32", "dtypes", "without out", "one thread"
+FLOAT32, BESIDE, DTYPES, WITHOUT_OUT, ONE_THREAD = "float32", "other shapes", "dtypes", "without out", "one thread"
 
 # What is larger than this is in no cache that a process has to itself.
 BEYOND_CACHES = 64 * 2**20
@@ -62,7 +63,9 @@ class Case:
             return DTYPES
         if not self.out:
             return WITHOUT_OUT
-        return ONE_THREAD if self.threads == 1 else FLOAT32
+        if self.threads == 1:
+            return ONE_THREAD
+        return BESIDE if (self.shape, self.axis) in OTHER_SHAPES else FLOAT32
 
     @property
     def bytes(self) -> int:
@@ -97,6 +100,12 @@ LAST_AXIS = (
     (4096, 1024), (2048, 32000), (262144, 10), (1000000, 2), (65536, 32), (8192, 8192),
 )  # fmt: skip
 STRIDED = (((8, 21, 256, 256), 1), ((1, 150, 512, 512), 1), ((1000, 4096), 0), ((64, 1000, 49), 1))
+# Beside those: a few classes of a few columns, and of many; batches and heads of attention as people have them.
+OTHER_SHAPES = (
+    ((128, 10), -1), ((1000, 17), -1), ((500, 100), -1), ((128, 500), -1), ((64, 3000), -1), ((32, 50257), -1),
+    ((4, 12, 128, 128), -1), ((200, 3, 3), 1), ((32, 5, 10), 1), ((64, 1000, 2), 1), ((4, 64, 128), 1),
+    ((16, 128, 20), 1), ((2, 8, 64, 64), 1), ((8, 3, 65536), 1), ((8, 10, 65536), 1), ((512, 512), 0), ((10, 10000), 0),
+)  # fmt: skip
 OF_EACH_DTYPE = ((1, 1000), (256, 1000), (2048, 32000), (262144, 10))
 
 LIKE_A_COPY = (Limit(1.0, COPY), Limit(1 / 12, PYTORCH))
@@ -126,14 +135,13 @@ def _special(cases: list[Case]) -> list[Case]:
     return [replace(case, special=SPECIAL.get(case.name, ())) for case in cases]
 
 
-def _grid() -> list[Case]:
-    places = [*((shape, -1) for shape in LAST_AXIS), *STRIDED]
+def _of_all_functions(places: Iterable[tuple[tuple[int, ...], int]]) -> list[Case]:
     return [Case(function, shape, axis) for function in FUNCTIONS for shape, axis in places]
 
 
 def sections() -> dict[str, list[Case]]:
     """The grid: float32 on two threads, and what else is looked at."""
-    grid = _grid()
+    grid = _of_all_functions([*((shape, -1) for shape in LAST_AXIS), *STRIDED])
     more = [
         Case(GRADIENT, (8192, 8192), in_place=True),
         Case(GRADIENT, (256, 128256), in_place=True),
@@ -147,6 +155,7 @@ def sections() -> dict[str, list[Case]]:
     ]
     return {
         FLOAT32: _special([*grid, *more]),
+        BESIDE: _of_all_functions(OTHER_SHAPES),
         DTYPES: dtypes,
         WITHOUT_OUT: [replace(case, out=False) for case in grid if case.function != "cross_entropy"],
         ONE_THREAD: [replace(case, threads=1) for case in grid],

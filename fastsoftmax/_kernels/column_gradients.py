@@ -16,7 +16,7 @@ from .memory import load, store
 from .online import add, empty_sum, sum_of_one, whole
 from .simd import narrow, strands, width
 from .sweeps import ColumnWork, nowhere, over_classes
-from .tiles import copied, is_at_hand, one_of
+from .tiles import array_or_tile, copied, needs_no_tile
 from .views import ViewType, terms_in
 
 
@@ -134,12 +134,13 @@ def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
 
     @inlined
     def visit(like, g, y, place, rooms, past):
-        at_hand = is_at_hand(like, rooms.tile, g, place[2])
+        # Past the caches too: of two arrays a class of columns is read once more, and nothing is computed again.
+        at_hand = needs_no_tile(like, rooms.tile, g, place[2])
         if at_hand:
             totals_at_hand(like, g, y, place[2], rooms)
         else:
             totals_of_tile(like, g, y, place[2], rooms)
-        return one_of(at_hand, rooms.tile, g), one_of(at_hand, rooms.second, y)
+        return array_or_tile(at_hand, rooms.tile, g), array_or_tile(at_hand, rooms.second, y)
 
     @inlined
     def result_at(like, seen, j, i, count, numbers, extra):

@@ -94,7 +94,7 @@ def put_together(one, tile, x, o, outers):
 
 
 @by_type
-def put_together_too(one, tile, more, o, outers):
+def second_put_together(one, tile, more, o, outers):
     """The same of `more`, which is then the tile; or `more` as it is if that is no array."""
     if not isinstance(more, ViewType):
         return lambda one, tile, more, o, outers: more
@@ -116,7 +116,7 @@ def taken_apart(one, tile, out, o, outers):
 
 
 @inlined
-def nothing_taken(one, tile, out, o, outers):
+def nothing_taken_apart(one, tile, out, o, outers):
     return None
 
 
@@ -126,7 +126,7 @@ def side_by_side(work: ColumnWork) -> Any:
     Of a few columns alone each vector would have but a few lanes of use.
     """
     vector, keeps = work.vector, work.keeps
-    take_apart = nothing_taken if work.write is nothing_written else taken_apart
+    take_apart = nothing_taken_apart if work.write is nothing_written else taken_apart
 
     @piece
     def run(x, out, start, stop, extra):
@@ -134,17 +134,21 @@ def side_by_side(work: ColumnWork) -> Any:
         like, n = in_registers(one), x.shape[1]
         w = width(like)
         each = outers_in(w, x, extra)
+        if start == stop:
+            return
         sums = scratch(wide(like), SUMS_ROOM)
+        # Wider than a vector, as a vector is stored where the columns of the last outer index begin.
         room = heap(like, n * tiles_of(extra) + out.shape[1], w + width(one))
         tile, second = view(room[:, :n]), view(room[:, n : n * tiles_of(extra)])
         results = view(room[:, n * tiles_of(extra) :])
-        for j in range(n * tiles_of(extra)):  # lanes that no column has
+        # What no column has is some number, so that nothing is made of it that takes long.
+        for j in range(n * tiles_of(extra)):
             store(view(room), (0, j, 0), full(like, 0.0), None)
         for unit in range(start, stop):
             o = unit * each
             outers = min(each, x.shape[0] - o)
             put_together(one, tile, x, o, outers)
-            other = put_together_too(one, second, extra, o, outers)
+            other = second_put_together(one, second, extra, o, outers)
             vector(like, tile, results, keeps(results), None, (o, 0, outers * x.shape[2]), other, sums)
             take_apart(one, results, out, o, outers)
         keep_alive(room)

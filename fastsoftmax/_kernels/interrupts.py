@@ -70,7 +70,7 @@ def _has_room() -> bool:
     if not hasattr(mmap, "MAP_ANONYMOUS"):
         return True
     try:
-        mmap.mmap(-1, THREAD_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0).close()
+        mmap.mmap(-1, THREAD_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
     except OSError:
         return False
     return True

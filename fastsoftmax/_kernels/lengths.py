@@ -22,15 +22,18 @@ MOST_BLOCKS = 1024
 KEPT = 4
 SUMS_ROOM = 8 * KEPT
 
+# What follows is a matter of speed alone.
+
 # With fewer columns than this next to each other most lanes of a vector would be idle. Those of at most so many classes
-# are put together where they are few: a tile of these is no more than a part of the second cache.
+# are put together where they are few: up to three tiles of these are some 600 KiB.
 LEAST_COLUMNS = 4
 MOST_PACKED = 1024
 
 # Plain arrays of up to this many elements have a kernel that looks at the array itself: what Python asks of an array
 # takes longer than a few rows. More where rows are contiguous (on a Zen 5 softmax of 20x1000 took two threads 4.3 us
-# and 1.1 of Python, one 3.0; gradients of 32x1000 3.4 and 1.5, one 3.0). A matter of speed alone, as all that follows.
-SMALL, SMALL_ROWS, SMALL_GRADIENTS = 12288, 20480, 32768
+# and 1.1 of Python, one 3.0; gradients of 32x1000 3.4 and 1.5, one 3.0); fewer where losses of columns are found, which
+# take twice as long.
+SMALL, SMALL_ROWS, SMALL_GRADIENTS, SMALL_LOSSES = 12288, 20480, 32768, 6144
 # It takes rows one by one: so many where a batch would be faster (measured: 64x10 softmax 2.4 us one by one, 3.1 at
 # once and with what Python asks; 33x10 log_softmax 3.8 and 3.1).
 FEW_ROWS = {"softmax": 64, "log_softmax": 24, "logsumexp": 40}

@@ -103,7 +103,8 @@ def over_small_losses(work, place, needed):
     return small
 
 
-# What stands for `OTHER` and `LARGE` where a loss is meant: one is never negative.
+# What stands for `OTHER` and `LARGE` where a loss is meant, before anything is written: one without options is never
+# negative. Labels that are none are `OTHER` too: whoever names the first one reads them again.
 NO_LOSS, LARGE_LOSS = -1.0, -2.0
 
 

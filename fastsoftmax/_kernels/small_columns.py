@@ -5,7 +5,7 @@ from __future__ import annotations
 from .column_loops import all_columns
 from .jit import inlined
 from .launch import NO_ROOM, unlocked
-from .lengths import SMALL, worth_columns
+from .lengths import SMALL, SMALL_LOSSES, worth_columns
 from .objects import CONTIGUOUS, array_as, axes, dtype, extent, flags, seen_as
 from .small import (
     DONE,
@@ -96,7 +96,7 @@ def over_small_column_losses(work, place, needed):
         logits, gradients = seen_as(x, shape), seen_as(out, shape)
         if not are_apart(gradients, logits, size, size, True):
             return NO_LOSS
-        if size > SMALL // 2 or most == 0:
+        if size > SMALL_LOSSES or most == 0:
             return LARGE_LOSS
         return mean(logits, gradients, array_as(target, (shape[0] * shape[2],)), ignored)
 

@@ -16,7 +16,7 @@ from .memory import load, prefetch, store
 from .online import bigger, frame, term
 from .past import store_past, whole_lines
 from .simd import full, strands, width
-from .tiles import CLASSES_AHEAD, is_at_hand, load_tile, one_of
+from .tiles import CLASSES_AHEAD, array_or_tile, load_tile, needs_no_tile
 from .views import ViewType, lanes_of
 
 
@@ -153,8 +153,8 @@ def by_vectors(settle: Any, result: Any, numbers: int, keeps: Any) -> ColumnWork
         o, start, count = place
         # What comes from memory is better read class by class: 4 and 10 classes, past the caches, took 1.08 of the time
         # of softmax at hand, 0.94 to 1.25 of that of loss and gradient.
-        at_hand = not past and is_at_hand(like, rooms.tile, source, count)
-        x = one_of(at_hand, rooms.tile, source)
+        at_hand = not past and needs_no_tile(like, rooms.tile, source, count)
+        x = array_or_tile(at_hand, rooms.tile, source)
         if at_hand:
             tops_of_columns(like, source, rooms.numbers, count)
         else:

@@ -161,7 +161,7 @@ def load_tile(like, tile, tops, x, count):
 
 
 @by_type
-def is_at_hand(like, tile, x, count):
+def needs_no_tile(like, tile, x, count):
     """Whether columns, in whole vectors, have so few classes that nothing is gained by copying them.
 
     What a vector of them takes are then a few lines; only results have to wait until all that they are made of was
@@ -173,7 +173,7 @@ def is_at_hand(like, tile, x, count):
 
 
 @by_type
-def one_of(condition, tile, x):
+def array_or_tile(condition, tile, x):
     """The tile, or the array itself if a condition holds, which never does where their types differ."""
     if x != tile:
         return lambda condition, tile, x: tile
