@@ -189,7 +189,7 @@ def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: in
     return bad, label, count
 
 
-LABEL_NS = 0.2
+LABEL_NS = 0.2  # about what reading one takes
 
 
 def total(values: np.ndarray) -> float:
