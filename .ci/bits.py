@@ -21,7 +21,8 @@ Axis = int | tuple[int, ...]
 Function = Callable[[np.ndarray, Axis], Iterator[np.ndarray]]
 
 # Shapes that meet each kernel: a lone class, a few classes, one vector and a part of the next,
-# short rows, long rows, rows of several blocks, rows that are split over threads, a strided axis.
+# short rows, long rows, rows of several blocks, rows that are split over threads, a strided axis: small arrays and
+# large ones, columns put together, in tiles and at hand.
 CASES: list[tuple[tuple[int, ...], Axis]] = [
     ((1, 1), -1),
     ((3, 2), -1),
@@ -36,6 +37,11 @@ CASES: list[tuple[tuple[int, ...], Axis]] = [
     ((4, 33, 50), 1),
     ((1000, 40), 0),
     ((4, 33, 50), (0, 2)),
+    ((7, 5, 3), 1),
+    ((300, 9, 5), 1),
+    ((40, 9, 50), 1),
+    ((5, 9, 512), 1),
+    ((2, 40, 512), 1),
 ]
 DTYPES = ["float32", "float64", "float16"]
 if importlib.util.find_spec("ml_dtypes"):
