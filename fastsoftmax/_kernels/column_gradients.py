@@ -134,7 +134,7 @@ def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
 
     @inlined
     def visit(like, g, y, place, rooms, past):
-        # Past the caches too: of two arrays a class of columns is read once more, and nothing is computed again.
+        # Also where results go past the caches, unlike other work (see `sweeps`): 10 classes took 0.70 and 0.65 there.
         at_hand = needs_no_tile(like, rooms.tile, g, place[2])
         if at_hand:
             totals_at_hand(like, g, y, place[2], rooms)

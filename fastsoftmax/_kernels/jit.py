@@ -94,11 +94,8 @@ def loss(ndim: int) -> Argument:
     return Argument("loss", ndim)
 
 
-OBJECT, LABELS, TABLE = (
-    Argument("object"),
-    Argument("object", dtype=types.int64),
-    Argument("object", dtype=types.float64),
-)
+OBJECT = Argument("object")
+LABELS, TABLE = Argument("object", dtype=types.int64), Argument("object", dtype=types.float64)
 SCALE = Argument("scale")
 NUMBER = Argument("number")
 TERMS = Argument("terms")

@@ -26,7 +26,7 @@ from .views import ViewType, _item_bytes, address
 # the system says little of caches.
 LEAST = max(caches()["l3"], 32 * 2**20) // 2
 # Shorter runs have too many of their bytes in lines that they share with others (gradients of log-softmax on Zen 3:
-# rows of 256 bytes 1.2 of the time, of 400 as fast). More than a line: `visits.before_lines` and `loops.over_columns`
+# rows of 256 bytes 1.2 of the time, of 400 as fast). More than a line: `visits.before_lines` and `column_loops`
 # count on it.
 SHORTEST_RUN = 384
 # Rows in cache are written by whole lines from so many classes on: two more ends cost shorter ones more.
