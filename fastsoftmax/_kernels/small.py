@@ -44,7 +44,9 @@ def over_small(work, operation, reduces=False):
         w = width(lanes_of(logits))
         if not is_small(rows, classes, SMALL_ROWS // 16 * w) or (rows > few and classes <= batched * w):
             return LARGE
-        return carried_out(work, (logits, results, 0, rows, None), rows * classes)
+        if unlocked(work, (logits, results, 0, rows, None), rows * classes > LOCKED):
+            raise MemoryError(NO_ROOM)
+        return DONE
 
     return small
 
@@ -65,7 +67,9 @@ def over_small_gradients(work):
         w = width(lanes_of(gradients))
         if not is_small(rows, classes, (SMALL_GRADIENTS if classes >= w else SMALL) // 16 * w):
             return LARGE
-        return carried_out(work, (gradients, results, 0, rows, outputs), size)
+        if unlocked(work, (gradients, results, 0, rows, outputs), size > LOCKED):
+            raise MemoryError(NO_ROOM)
+        return DONE
 
     return small
 
@@ -136,14 +140,6 @@ def numbers_like(x, table):
     if x.ndim == 2:
         return lambda x, table: view(table)
     return lambda x, table: view(table.reshape((x.shape[0], 1, x.shape[2])))
-
-
-@inlined
-def carried_out(work, arguments, size):
-    """`DONE`: ``work(*arguments)``, with Python's lock where there is little to do; what room it lacked is raised."""
-    if unlocked(work, arguments, size > LOCKED):
-        raise MemoryError(NO_ROOM)
-    return DONE
 
 
 @inlined

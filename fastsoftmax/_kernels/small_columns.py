@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from .column_loops import all_columns
 from .jit import inlined
+from .launch import NO_ROOM, unlocked
 from .lengths import SMALL, SMALL_LOSSES, worth_columns
 from .objects import CONTIGUOUS, array_as, axes, dtype, extent, flags, seen_as
 from .small import (
+    DONE,
     LARGE,
     LARGE_LOSS,
+    LOCKED,
     NO_LOSS,
     OTHER,
     PLACE,
     are_apart,
-    carried_out,
     is_dense,
     is_like,
     is_of,
@@ -46,7 +48,9 @@ def over_small_columns(work, reduces=False):
             return OTHER
         if size > SMALL:
             return LARGE
-        return carried_out(run, (logits, results, None), size)
+        if unlocked(run, (logits, results, None), size > LOCKED):
+            raise MemoryError(NO_ROOM)
+        return DONE
 
     return small
 
@@ -68,7 +72,9 @@ def over_small_column_gradients(work):
             return OTHER
         if size > SMALL:
             return LARGE
-        return carried_out(run, (gradients, results, outputs), size)
+        if unlocked(run, (gradients, results, outputs), size > LOCKED):
+            raise MemoryError(NO_ROOM)
+        return DONE
 
     return small
 
