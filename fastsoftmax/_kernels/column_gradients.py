@@ -1,7 +1,7 @@
 """Gradients through softmax and log-softmax of columns; `backward` has the formulas.
 
-A sum needs all classes of a column, but each of its strands only its own. So arrays are summed class by class as they
-are copied to their tiles, four classes of a strand at once.
+A sum needs all classes of a column, but each of its strands only its own. So arrays are read class by class, four
+classes of a strand at once, and what strands come to is kept. Nothing else is: what is written takes two loads.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 from .backward import first, log_softmax_gradient, product, softmax_gradient
 from .columns import column_fold, fold_strands, folded, load_sum, store_sum
-from .jit import by_type, inlined, piece
+from .jit import inlined, piece
 from .lengths import KEPT
 from .memory import load, store
 from .online import add, empty_sum, sum_of_one, whole
 from .simd import narrow, strands, width
 from .sweeps import ColumnWork, nowhere, over_classes
-from .tiles import array_or_tile, copied, needs_no_tile
-from .views import ViewType, terms_in
+from .views import terms_in
 
 
 class Strands(NamedTuple):
@@ -25,14 +24,6 @@ class Strands(NamedTuple):
 
     terms: Any
     sums: Any
-
-
-@by_type
-def perhaps_copied(like, tile, x, j, i, count, ahead):
-    """The numbers of a class, copied to the tile if there is one."""
-    if isinstance(tile, ViewType):
-        return lambda like, tile, x, j, i, count, ahead: copied(like, tile, x, j, i, count, ahead)
-    return lambda like, tile, x, j, i, count, ahead: load(like, x, (0, j, i), count, 0.0)
 
 
 @inlined
@@ -61,38 +52,36 @@ def total_of_strands(like, room, n, i):
 
 
 def sums_of(summand: Any) -> Any:
-    """Find what the strands of some columns come to, copying both arrays to `tiles` if these are not None."""
+    """Find what the strands of some columns come to."""
 
     @inlined
-    def at(like, g, y, tiles, j, i, count, ahead):
-        here = perhaps_copied(like, tiles[0], g, j, i, count, ahead)
-        return summand(here, perhaps_copied(like, tiles[1], y, j, i, count, ahead))
+    def at(like, g, y, j, i, count):
+        return summand(load(like, g, (0, j, i), count, 0.0), load(like, y, (0, j, i), count, 0.0))
 
     @inlined
-    def of_four(like, g, y, tiles, j, i, count):
+    def of_four(like, g, y, j, i, count):
         """Class j and the three that follow it in its strand, of those that there are."""
         n, w = g.shape[1], strands(like)
-        ahead = 1 if (j + 1) % w else 3 * w + 1
-        total = at(like, g, y, tiles, j, i, count, ahead)
+        total = at(like, g, y, j, i, count)
         if j + w < n:
-            total = total + at(like, g, y, tiles, j + w, i, count, ahead)
+            total = total + at(like, g, y, j + w, i, count)
         if j + 2 * w < n:
-            more = at(like, g, y, tiles, j + 2 * w, i, count, ahead)
+            more = at(like, g, y, j + 2 * w, i, count)
             if j + 3 * w < n:
-                more = more + at(like, g, y, tiles, j + 3 * w, i, count, ahead)
+                more = more + at(like, g, y, j + 3 * w, i, count)
             total = total + more
         return total
 
     @inlined
-    def run(like, g, y, tiles, count, room):
+    def run(like, g, y, count, room):
         n, w = g.shape[1], strands(like)
         for group in range(0, n, 4 * w):
             for j in range(group, min(group + w, n)):
                 for i in range(0, count, width(like)):
                     if i + width(like) <= count:
-                        note(like, room, n, j, i, of_four(like, g, y, tiles, j, i, None))
+                        note(like, room, n, j, i, of_four(like, g, y, j, i, None))
                     else:
-                        note(like, room, n, j, i, of_four(like, g, y, tiles, j, i, count - i))
+                        note(like, room, n, j, i, of_four(like, g, y, j, i, count - i))
 
     return run
 
@@ -121,26 +110,27 @@ def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
     find_sums, total_of_few = sums_of(summand), few_totals_of(summand)
 
     @piece
-    def totals_at_hand(like, g, y, count, rooms):
-        for i in range(0, count, width(like)):
-            store(rooms.numbers, (0, 0, i), total_of_few(like, g, y, i, None), None)
+    def totals_of_few(like, g, y, count, totals):
+        w = width(like)
+        for i in range(0, count, w):
+            if i + w <= count:
+                store(totals, (0, 0, i), total_of_few(like, g, y, i, None), None)
+            else:
+                store(totals, (0, 0, i), total_of_few(like, g, y, i, count - i), None)
 
     @piece
-    def totals_of_tile(like, g, y, count, rooms):
-        room = Strands(rooms.strands, rooms.wides)
-        find_sums(like, g, y, (rooms.tile, rooms.second), count, room)
+    def totals_of_many(like, g, y, count, room, totals):
+        find_sums(like, g, y, count, room)
         for i in range(0, count, width(like)):
-            store(rooms.numbers, (0, 0, i), total_of_strands(like, room, g.shape[1], i), None)
+            store(totals, (0, 0, i), total_of_strands(like, room, g.shape[1], i), None)
 
     @inlined
     def visit(like, g, y, place, rooms, past):
-        # Also where results go past the caches, unlike other work (see `sweeps`): 10 classes took 0.70 and 0.65 there.
-        at_hand = needs_no_tile(like, rooms.tile, g, place[2])
-        if at_hand:
-            totals_at_hand(like, g, y, place[2], rooms)
+        if g.shape[1] <= strands(like):
+            totals_of_few(like, g, y, place[2], rooms.numbers)
         else:
-            totals_of_tile(like, g, y, place[2], rooms)
-        return array_or_tile(at_hand, rooms.tile, g), array_or_tile(at_hand, rooms.second, y)
+            totals_of_many(like, g, y, place[2], Strands(rooms.strands, rooms.wides), rooms.numbers)
+        return g, y
 
     @inlined
     def result_at(like, seen, j, i, count, numbers, extra):
@@ -153,13 +143,13 @@ def gradient_columns(summand: Any, gradient: Any) -> ColumnWork:
             total = total_of_few(like, g, y, 0, count)
         else:
             room = Strands(terms_in(like, sums), sums)
-            find_sums(like, g, y, (None, None), width(like) if count is None else place[2], room)
+            find_sums(like, g, y, width(like) if count is None else place[2], room)
             total = total_of_strands(like, room, g.shape[1], 0)
         numbers = (total,)
         for j in range(g.shape[1]):
             store(out, (0, j, 0), result_at(like, (g, y), j, 0, count, numbers, None), count)
 
-    return ColumnWork(visit, nowhere, vector, over_classes(result_at, 1))
+    return ColumnWork(visit, nowhere, vector, over_classes(result_at, 1), copies=False)
 
 
 softmax_backward_columns = gradient_columns(product, softmax_gradient)

@@ -17,7 +17,7 @@ from .shuffles import abreast
 from .simd import full, wide, width
 from .sweeps import NUMBERS, STRAND_ROWS, ColumnWork, Rooms, nothing_written
 from .target import has_avx512
-from .tiles import columns_of_line_before, heap, keep_alive, same_place, tile_columns, tiles_of, worth_tiles
+from .tiles import columns_of_line_before, heap, keep_alive, same_place, tile_columns, tiles_of, worth_runs, worth_tiles
 from .transposed import ROWS_AHEAD, ask_for_rows, load_rows, second_rows, store_columns
 from .views import ViewType, doubles_in, few_rows, from_place, lanes_of, scratch, view, with_classes
 
@@ -176,11 +176,8 @@ def all_columns(work: ColumnWork) -> Any:
 
 
 def through_tiles(work: ColumnWork) -> Any:
-    """``run(x, out, start, stop, lead, step, past, extra)``: units of `step` columns, the first `lead` columns less.
-
-    Where `extra` is an array of the same shape, it has a tile too.
-    """
-    visit, write = work.visit, work.write
+    """``run(x, out, start, stop, lead, step, past, extra)``: units of `step` columns, the first `lead` columns less."""
+    visit, write, copies = work.visit, work.write, work.copies
 
     @piece
     def run(x, out, start, stop, lead, step, past, extra):
@@ -188,10 +185,9 @@ def through_tiles(work: ColumnWork) -> Any:
         across = (inner + lead + step - 1) // step
         sums = scratch(wide(like), SUMS_ROOM)
         # One allocation: of several, those before one that fails would never be freed.
-        room = heap(like, STRAND_ROWS + NUMBERS + n * tiles_of(extra), step)
+        room = heap(like, STRAND_ROWS + NUMBERS + (n if copies else 0), step)
         strands, rest = view(room[:, :STRAND_ROWS]), room[:, STRAND_ROWS:]
-        tile, second = view(rest[:, NUMBERS : NUMBERS + n]), view(rest[:, -n:])
-        rooms = Rooms(tile, second, view(rest[:, :NUMBERS]), strands, doubles_in(strands), sums)
+        rooms = Rooms(view(rest[:, NUMBERS:]), view(rest[:, :NUMBERS]), strands, doubles_in(strands), sums)
         for unit in range(start, stop):
             o, end = unit // across, (unit % across + 1) * step - lead
             i = max(end - step, 0)
@@ -213,18 +209,18 @@ def over_columns(work: ColumnWork) -> Any:
     """The work on columns of ``x[o, class, i]``, as many at once as a tile has.
 
     Classes often lie a power of two apart, and then the lines of a few columns fill one set of each cache and push each
-    other out between the visits. There, and where they come from memory, columns are copied to a tile; elsewhere they
-    are worked on where they lie, or put together where they are few. Work finds the numbers of rows as ``(o, i,
-    count)`` in an array of three axes, as ``(row, _, count)`` in one of two.
+    other out between the visits. There, and where they come from memory, columns are copied to a tile, or gone through
+    class by class; elsewhere they are worked on where they lie, or put together where they are few. Work finds the
+    numbers of rows as ``(o, i, count)`` in an array of three axes, as ``(row, _, count)`` in one of two.
     """
     alone, together, tiles = where_they_lie(work), side_by_side(work), through_tiles(work)
-    writes = work.write is not nothing_written
+    writes, worth = work.write is not nothing_written, worth_tiles if work.copies else worth_runs
 
     def loop(first, last, tasks, x, out, extra):
         logits, results, more = view(x), view(out), view(extra)
         w, inner = width(in_registers(lanes_of(logits))), x.shape[2]
         each, shares = outers_in(w, logits, more), (tasks + x.shape[0] - 1) // x.shape[0]
-        tiled = tile_columns(x, out, w, shares) if each == 1 and worth_tiles(x, out) else 0
+        tiled = tile_columns(x, out, w, shares) if each == 1 and worth(x, out) else 0
         past = writes and tiled > 0 and goes_past(results, min(tiled, inner), logits, more)
         lead = columns_of_line_before(results) if past else 0
         step = max(tiled, w)

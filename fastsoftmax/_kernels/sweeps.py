@@ -26,8 +26,8 @@ class ColumnWork(NamedTuple):
     Attributes
     ----------
     visit
-        ``visit(like, source, extra, place, rooms, past)``: copy columns to tiles and find their numbers; gives back
-        what results, which may go past the caches, are made of.
+        ``visit(like, source, extra, place, rooms, past)``: find the numbers of some columns; gives back what results,
+        which may go past the caches, are made of.
     keeps
         Where terms may be kept, from the place for results or a tile; None if nowhere.
     vector
@@ -37,19 +37,21 @@ class ColumnWork(NamedTuple):
         ``write(like, seen, columns, out, count, extra, past, read)``: the results, class by class, from the numbers of
         the columns, past the caches or not. While they go past, memory is asked for what follows the columns in the
         arrays `read`.
+    copies
+        Whether `visit` copies columns to a tile.
     """
 
     visit: Any
     keeps: Any
     vector: Any
     write: Any
+    copies: bool = True
 
 
 class Rooms(NamedTuple):
-    """Room beside the arrays: two tiles, numbers of columns, of strands, and some for one vector of columns."""
+    """Room beside the arrays: a tile, numbers of columns, of strands, and some for one vector of columns."""
 
     tile: Any
-    second: Any
     numbers: Any
     strands: Any
     wides: Any  # the room of strands, as float64
