@@ -25,8 +25,7 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None, temperature
             result = np.empty(x.shape, kind) if out is None else out
             state = code(x, result, kind)
             if state == _execute.LARGE:
-                seen = _layout.in_rows(x)
-                _run_plain(operation, seen, result.reshape(seen.shape), None)
+                _run_rows(operation, x, result, None)
             if state != _execute.OTHER:
                 return result
     return _quick_others(operation, (x,), axis, out, scale)
@@ -41,8 +40,7 @@ def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | 
             result = np.empty(g.shape, kind) if out is None else out
             state = code(g, y, result, kind)
             if state == _execute.LARGE:
-                seen = _layout.in_rows(g)
-                _run_plain(operation, seen, result.reshape(seen.shape), y.reshape(seen.shape))
+                _run_rows(operation, g, result, y)
             if state != _execute.OTHER:
                 return result
     return _quick_others(operation, (g, y), axis, out, None)
@@ -89,9 +87,11 @@ def _quick_columns(
     result = np.empty(x.shape, kind) if out is None else out
     state = code(*arrays, result, kind, axis)
     if state == _execute.LARGE:
-        seen = _layout.in_columns(x, axis)
-        others = [array.reshape(seen.shape) for array in (result, *arrays[1:])]
-        _run_plain(operation, seen, others[0], others[1] if len(others) == 2 else None)
+        seen = (*arrays, result)
+        if x.ndim != 3 or axis % 3 != 1:
+            columns = _layout.in_columns(x, axis)
+            seen = columns, *(array.reshape(columns.shape) for array in seen[1:])
+        _run_plain(operation, seen[0], seen[-1], seen[1] if len(seen) == 3 else None)
     return None if state == _execute.OTHER else result
 
 
@@ -149,13 +149,24 @@ def _is_done(operation: str, *arrays: np.ndarray) -> bool:
     return code is not None and bool(code(*arrays, kind) == _execute.DONE)
 
 
+def _run_rows(operation: str, x: np.ndarray, out: np.ndarray, y: np.ndarray | None) -> None:
+    """`_run_plain` for contiguous arrays of one shape with their classes on the last axis."""
+    if x.ndim != 2:
+        x = _layout.in_rows(x)
+        out, y = out.reshape(x.shape), None if y is None else y.reshape(x.shape)
+    _run_plain(operation, x, out, y)
+
+
 def _run_plain(operation: str, x: np.ndarray, out: np.ndarray, extra: Any) -> None:
-    """Plan and execute what contiguous arrays hold, or do once more what was done for such arrays before."""
-    threads = _execute.get_num_threads()
-    call = operation, x.dtype, x.shape, threads, extra is None
+    """Plan and execute what contiguous arrays hold, or do once more what was done for such arrays before.
+
+    They may be the caller's, to which another thread may give another shape meanwhile.
+    """
+    threads, shape = _execute.get_num_threads(), x.shape
+    call = operation, x.dtype, shape, threads, extra is None
     if not _execute.repeat(call, x, out, extra):
-        dtype = _arguments.name_of(x.dtype)
-        _execute.run(_plan.canonical(operation, dtype, x.shape, threads, True), x, out, extra, call)
+        plan = _plan.canonical(operation, _arguments.name_of(x.dtype), shape, threads, True)
+        _execute.run(plan, x.reshape(shape), out, extra, call)
 
 
 def carry_out(operation: str, request: Request, masked: float = 0.0) -> np.ndarray:

@@ -56,10 +56,7 @@ def repeat(call: Hashable, *arguments: Any) -> bool:
     """
     team = _threads.team
     work = team.ready.get(call)
-    if work is None or not team.at_hand(work.threads):
-        return False
-    team.start(work, arguments)
-    return True
+    return work is not None and team.started(work, arguments)
 
 
 def _launch(
@@ -74,28 +71,29 @@ def _launch(
 ) -> None:
     """All tasks of a kernel, which take one thread so long; for each of the rounds there are so many."""
     code, team = kernel.compiled(dtype, scaled), _threads.team
+    shape = kernel.anywhere if call is None else arguments[0].shape
     tasks = min(tasks, _threads.MOST_TASKS)
     count = min(tasks, get_num_threads())
     if rounds == 1 and team.at_hand(count):
-        work = _threads.Work(code, tasks, count, cost_ns)
+        work = _threads.Work(code, shape, tasks, count, cost_ns)
         if call is not None:
             team.remember(call, work)
-        team.start(work, arguments)
+        team.started(work, arguments)
         return
     total = tasks * rounds
     if tasks > 1:
         with team.launcher(cost_ns) as launcher:
             if launcher is not None:
                 for first in range(0, total, tasks):
-                    code(arguments, first, first + tasks, total, launcher)
+                    code(arguments, shape, first, first + tasks, total, launcher)
                 return
     for first in range(0, total, tasks):
         if tasks == 1:
-            code(arguments, first, first + 1, total, 0)
+            code(arguments, shape, first, first + 1, total, 0)
             continue
 
         def part(task: int, first: int = first) -> None:
-            code(arguments, first + task, first + task + 1, total, 0)
+            code(arguments, shape, first + task, first + task + 1, total, 0)
 
         _threads.each(part, tasks, count)
 

@@ -19,7 +19,7 @@ from numba.core import event
 
 import fastsoftmax
 from fastsoftmax._kernels import cache
-from fastsoftmax._kernels.jit import Kernel, piece, read, write
+from fastsoftmax._kernels.jit import Kernel, array, piece
 
 
 def doubled(x: Any, out: Any) -> None:
@@ -36,7 +36,7 @@ def compilations(times: int = 1) -> int:
     with event.install_recorder("numba:compile") as recorder:
         for _ in range(times):
             out = np.empty_like(X)
-            Kernel("doubled", doubled, (read(1), write(1))).compiled("float64")(X, out)
+            Kernel("doubled", doubled, (array(1), array(1))).compiled("float64")(X, out)
             np.testing.assert_array_equal(out, 2 * X)
     return int(len(recorder.buffer) > 0)
 
@@ -326,7 +326,7 @@ def test_kernels_share_no_code(folder: Path) -> None:
     """One may come from the cache, with names from another process: others see its entry alone, under its own name."""
     names = []
     for number in (2, 3):
-        kernel = Kernel(f"by_{number}", scaled_by(number), (read(1), write(1)))
+        kernel = Kernel(f"by_{number}", scaled_by(number), (array(1), array(1)))
         out = np.empty_like(X)
         kernel.compiled("float64")(X, out)
         np.testing.assert_array_equal(out, number * X)

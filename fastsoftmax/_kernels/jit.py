@@ -12,8 +12,8 @@ from numba.extending import overload
 
 from .cache import KernelCache, compiling
 from .interrupts import uninterrupted
-from .launch import NO_ROOM, address_of, borrowed, launch
-from .objects import ObjectType
+from .launch import NO_ROOM, address_of, launch
+from .objects import CHANGED, LoanedType, ObjectType, are_planned
 from .pipeline import KernelCompiler, PartCompiler
 from .share import LINUX, over_threads
 from .simd import bfloat16, float16
@@ -59,6 +59,7 @@ class Argument(NamedTuple):
     kind: str
     ndim: int = 0
     dtype: types.Type | None = None  # None: that of the kernel
+    plan: bool = False  # whether it is an array whose shape the work was planned by
 
     def numba_type(self, dtype: types.Type, scaled: bool) -> types.Type:
         """The Numba type, one for all arrays whatever their layout, so that each kernel compiles once a dtype."""
@@ -73,20 +74,19 @@ class Argument(NamedTuple):
         if self.kind == "terms":
             return types.UniTuple(types.float64, 6)
         if self.kind == "loss":
-            rows = types.Array(types.float64, self.ndim, "A")
-            weights = types.Array(types.float64, 1, "A", readonly=True)
+            rows, weights = LoanedType(types.float64, self.ndim, False), LoanedType(types.float64, 1, False)
             return types.Tuple((rows, rows, weights, *[types.float64] * (10 if scaled else 6)))
-        return types.Array(self.dtype or dtype, self.ndim, "A", readonly=self.kind == "read")
+        return LoanedType(self.dtype or dtype, self.ndim, self.plan)
 
 
-def read(ndim: int, dtype: types.Type | None = None) -> Argument:
-    """An array that is only read."""
-    return Argument("read", ndim, dtype)
+def array(ndim: int, dtype: types.Type | None = None) -> Argument:
+    """An array."""
+    return Argument("array", ndim, dtype)
 
 
-def write(ndim: int, dtype: types.Type | None = None) -> Argument:
-    """An array that is written to."""
-    return Argument("write", ndim, dtype)
+def planned(ndim: int) -> Argument:
+    """The array whose shape work is planned by, or another of that shape."""
+    return Argument("array", ndim, plan=True)
 
 
 def loss(ndim: int) -> Argument:
@@ -152,26 +152,30 @@ class Kernel:
 class Loop(Kernel):
     """A loop over rows or tiles, ``function(first, last, tasks, *arguments)``, whose work is shared among tasks.
 
-    Its compiled code is called with ``(arguments, first, last, tasks, launcher)`` and does the tasks from `first` to
-    `last`: one after the other on the calling thread if `launcher` is 0, else on several (`launchers`). Which
-    thread does what never changes a result.
+    Its compiled code is called with ``(arguments, shape, first, last, tasks, launcher)`` and does the tasks from
+    `first` to `last`: one after the other on the calling thread if `launcher` is 0, else on several (`launchers`).
+    Which thread does what never changes a result. `shape` is what the plan was made for, where another thread may know
+    the arrays and give them a new one; else zeros.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
         work = piece(function)
 
-        def loop(arguments, first, last, tasks, launcher):
-            known = borrowed(arguments)
+        def loop(arguments, shape, first, last, tasks, launcher):
+            if not are_planned(arguments, shape):
+                raise ValueError(CHANGED)
             if launcher == 0:
-                work(first, last, tasks, *known)
-            elif launch(launcher, work, known, first, last, tasks):
+                work(first, last, tasks, *arguments)
+            elif launch(launcher, work, arguments, first, last, tasks):
                 raise MemoryError(NO_ROOM)
 
         super().__init__(name, loop, arguments)
+        self.anywhere = (0,) * arguments[0].ndim
 
     def kinds(self, dtype: str, scaled: bool) -> tuple[types.Type, ...]:
         """The Numba types of the arguments."""
-        return types.Tuple(super().kinds(dtype, scaled)), *[types.int64] * 4
+        kinds = super().kinds(dtype, scaled)
+        return types.Tuple(kinds), types.UniTuple(types.int64, kinds[0].ndim), *[types.int64] * 4
 
 
 def _dispatcher(name: str, function: Callable[..., Any], **flags: Any) -> Any:

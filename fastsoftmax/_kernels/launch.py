@@ -37,29 +37,6 @@ def address_of(dispatcher: numba.core.dispatcher.Dispatcher) -> int:
 
 
 @intrinsic
-def borrowed(typingctx: Any, arguments: Any) -> Any:
-    """A tuple of arguments whose arrays count no references: the caller has them, and an error would leave one more."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _borrowed(context, builder, arguments, args[0])
-
-    return arguments(arguments), codegen
-
-
-def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    if isinstance(kind, types.Array):
-        array = context.make_array(kind)(context, builder, value)
-        array.meminfo = cgutils.get_null_value(array.meminfo.type)
-        array.parent = cgutils.get_null_value(array.parent.type)
-        return array._getvalue()
-    if isinstance(kind, types.BaseTuple):
-        values = cgutils.unpack_tuple(builder, value, len(kind))
-        items = [_borrowed(context, builder, *item) for item in zip(kind, values, strict=True)]
-        return context.make_tuple(builder, kind, items)
-    return value
-
-
-@intrinsic
 def launch(typingctx: Any, launcher: Any, work: Any, arguments: Any, first: Any, last: Any, tasks: Any) -> Any:
     """``work(task, task + 1, tasks, *arguments)`` for the tasks from `first` to `last`; whether one had an error.
 

@@ -5,6 +5,7 @@ A loop shares its units among `tasks` and does those from `first` to `last` (see
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from numba.core import types
@@ -37,9 +38,9 @@ from .jit import (
     Argument,
     Kernel,
     Loop,
+    array,
     loss,
-    read,
-    write,
+    planned,
 )
 from .lengths import BATCH_VECTORS, BLOCK
 from .objects import CONTIGUOUS
@@ -126,20 +127,25 @@ def over_blocks(work):
     return loop
 
 
+def numbers(ndim: int) -> Argument:
+    """An array of float64 numbers, whatever the kernel is for."""
+    return array(ndim, types.float64)
+
+
 def _kernels(
-    operation: str, extra: tuple[Argument, Argument], result: types.Type | None = None, **layouts: Any
+    operation: str, extra: tuple[Argument, Argument], out: Callable[[int], Argument] = planned, **layouts: Any
 ) -> dict[str, Loop]:
-    """The kernels of an operation, by layout; `result` is what they write where it is not of the logits' type."""
+    """The kernels of an operation, by layout; `out` is what they write, if not of the logits' shape and type."""
     flat, deep = extra
     made: dict[str, Loop] = {}
     arguments: tuple[Argument, ...]
     for layout, loop in layouts.items():
         if layout == "split":
-            arguments = (read(2), write(2, result), read(3, types.float64), flat)
+            arguments = (planned(2), out(2), numbers(3), flat)
         elif layout == "columns":
-            arguments = (read(3), write(3, result), deep)
+            arguments = (planned(3), out(3), deep)
         else:
-            arguments = (read(2), write(2, result), flat)
+            arguments = (planned(2), out(2), flat)
         made[layout] = Loop(f"{operation}_{layout}", loop, arguments)
     return made
 
@@ -201,6 +207,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
     "logsumexp": _kernels(
         "logsumexp",
         (SCALE, SCALE),
+        array,
         rows=over_rows(rows.logsumexp_rows),
         narrow=over_narrow(columns.logsumexp_columns),
         batches=over_batches(batches.logsumexp_batch),
@@ -209,7 +216,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
     ),
     "softmax_backward": _kernels(
         "softmax_backward",
-        (read(2), read(3)),
+        (planned(2), planned(3)),
         rows=over_rows(backward.softmax_backward_rows.rows),
         narrow=over_narrow(column_gradients.softmax_backward_columns),
         columns=over_columns(column_gradients.softmax_backward_columns),
@@ -217,7 +224,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
     ),
     "log_softmax_backward": _kernels(
         "log_softmax_backward",
-        (read(2), read(3)),
+        (planned(2), planned(3)),
         rows=over_rows(backward.log_softmax_backward_rows.rows),
         narrow=over_narrow(column_gradients.log_softmax_backward_columns),
         columns=over_columns(column_gradients.log_softmax_backward_columns),
@@ -226,7 +233,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
     "cross_entropy": _kernels(
         "cross_entropy",
         (loss(2), loss(3)),
-        types.float64,
+        numbers,
         rows=over_rows(losses.loss_rows),
         batches=over_batches(loss_batches.loss_batch),
         narrow=over_narrow(loss_columns.loss_columns, no_columns),
@@ -243,26 +250,26 @@ KERNELS: dict[str, dict[str, Loop]] = {
     ),
 }
 # log|sum(b * exp(a))| and its sign, float64 alone.
-WEIGHTED = Loop("weighted_rows", over_rows(weighted.weighted_rows), (read(2), write(2), read(2)))
+WEIGHTED = Loop("weighted_rows", over_rows(weighted.weighted_rows), (array(2), array(2), array(2)))
 
 # Rows of a block in float64: losses that are not linear in the probabilities or have distributions for targets.
-_ROWS, _PER_CLASS = write(2), read(1)
-SOFT_TARGETS = Kernel("soft_rows", soft_targets.soft_rows, (_ROWS, read(2), _ROWS, _ROWS, _PER_CLASS, TERMS, NUMBER))
+_ROWS, _PER_CLASS = array(2), array(1)
+SOFT_TARGETS = Kernel("soft_rows", soft_targets.soft_rows, (_ROWS, array(2), _ROWS, _ROWS, _PER_CLASS, TERMS, NUMBER))
 CAP = Kernel("cap_rows", soft_targets.cap_rows, (_ROWS, _ROWS, TERMS))
 READ_LABELS = Loop(
     "read_labels",
     labels.read_labels,
-    (read(1, types.int64), write(2, types.float64), write(2, types.int64), LIMITS),
+    (array(1, types.int64), numbers(2), array(2, types.int64), LIMITS),
 )
 READ_FEW_LABELS = Kernel("read_few_labels", labels.read_few_labels, (LABELS, TABLE, NUMBER, NUMBER))
 SUM = Kernel("sum_numbers", soft_targets.sum_numbers, (TABLE,))
 
 # operation -> first launch of the split layout, which finds the states
-_FIRST = (read(2), write(2), write(3, types.float64), SCALE)
+_FIRST = (array(2), array(2), numbers(3), SCALE)
 
 
 def _block_sums(operation: str, work: Any) -> Loop:
-    return Loop(f"{operation}_sums", over_single_blocks(work), (*_FIRST[:-1], read(2)))
+    return Loop(f"{operation}_sums", over_single_blocks(work), (*_FIRST[:-1], array(2)))
 
 
 _STATES = Loop("block_states", over_single_blocks(split.state_of_block), _FIRST)
@@ -276,4 +283,4 @@ BLOCK_STATES = {
     "log_softmax_backward": _block_sums("log_softmax_backward", backward.log_softmax_backward_rows.sum_of_block),
 }
 # Between the launches of the losses.
-ROWS_OF_BLOCKS = Loop("rows_of_blocks", over_rows_of_blocks, (read(2), write(3, types.float64), loss(2)))
+ROWS_OF_BLOCKS = Loop("rows_of_blocks", over_rows_of_blocks, (array(2), numbers(3), loss(2)))

@@ -25,9 +25,75 @@ _BYTE, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _POINTER = _BYTE.as_pointer()
 # What follows the head of every object: data, nd, dimensions, strides, base, descr, flags.
 _HEAD = object.__basicsize__
-_DATA, _AXES, _SHAPE, _DTYPE, _FLAGS = (_HEAD + at for at in (0, 8, 16, 40, 48))
+_DATA, _AXES, _SHAPE, _STRIDES, _DTYPE, _FLAGS = (_HEAD + at for at in (0, 8, 16, 24, 40, 48))
 # NPY_ARRAY_C_CONTIGUOUS and NPY_ARRAY_WRITEABLE
 CONTIGUOUS, WRITEABLE = 0x1, 0x400
+
+# What a call comes to whose arrays another thread gives another shape.
+CHANGED = "an array was given another shape while it was worked on"
+
+
+class LoanedType(types.Array):
+    """An array that the caller keeps alive while compiled code uses it: nobody counts who does.
+
+    Whether it is of `plan`, the first array of a loop or one of its shape, is for `are_planned`.
+    """
+
+    def __init__(self, dtype: types.Type, ndim: int, plan: bool) -> None:
+        self.plan = plan
+        super().__init__(dtype, ndim, "A", name=f"loaned({dtype}, {ndim}d, {plan}, {_HEAD})")
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (*super().key, self.plan)
+
+
+register_default(LoanedType)(models.ArrayModel)
+
+
+@unbox(LoanedType)
+def _as_loaned(kind: LoanedType, value: ir.Value, c: Any) -> NativeValue:
+    """Its place, shape and strides at this moment; an error for other axes than planned."""
+    builder, numbers = c.builder, ir.ArrayType(_I64, kind.ndim)
+    found = [cgutils.alloca_once_value(builder, ir.Constant(numbers, None)) for _ in range(2)]
+    wrong = builder.icmp_signed("!=", _field(builder, value, _AXES, _I32), _I32(kind.ndim))
+    with builder.if_else(wrong, likely=False) as (other, same):
+        with other:
+            c.pyapi.err_set_string("PyExc_ValueError", CHANGED)
+        with same:
+            for place, at in zip(found, (_SHAPE, _STRIDES), strict=True):
+                lies_at = _field(builder, value, at, numbers.as_pointer())
+                builder.store(builder.load(lies_at), place)
+    target = c.context.make_array(kind)(c.context, builder)
+    c.context.populate_array(
+        target,
+        data=_field(builder, value, _DATA, target.data.type),
+        shape=cgutils.unpack_tuple(builder, builder.load(found[0])),
+        strides=cgutils.unpack_tuple(builder, builder.load(found[1])),
+        itemsize=_I64(_item_bytes(kind.dtype)),
+        meminfo=None,
+    )
+    return NativeValue(target._getvalue(), is_error=wrong)
+
+
+@intrinsic
+def are_planned(typingctx, arguments, shape):
+    """Whether the arrays of the plan have this shape and are contiguous; yes, whatever they are, for a shape of 0."""
+    if not isinstance(arguments, types.BaseTuple) or not isinstance(shape, types.UniTuple):
+        return None
+
+    def codegen(context, builder, sig, args):
+        lengths, strides = _dense(context, builder, arguments[0], args[1], shape)
+        fit = cgutils.true_bit
+        for place, kind in enumerate(arguments):
+            if isinstance(kind, LoanedType) and kind.plan:
+                array = context.make_array(kind)(context, builder, builder.extract_value(args[0], place))
+                found = [*cgutils.unpack_tuple(builder, array.shape), *cgutils.unpack_tuple(builder, array.strides)]
+                for number, wanted in zip(found, lengths + strides, strict=True):
+                    fit = builder.and_(fit, builder.icmp_signed("==", number, wanted))
+        return builder.or_(fit, builder.icmp_signed("==", lengths[0], _I64(0)))
+
+    return types.boolean(arguments, shape), codegen
 
 
 class ObjectType(types.Type):
