@@ -25,7 +25,8 @@ def quick(operation: str, x: Any, axis: Any, out: np.ndarray | None, temperature
             result = np.empty(x.shape, kind) if out is None else out
             state = code(x, result, kind)
             if state == _execute.LARGE:
-                _run_rows(operation, x, result, None)
+                seen, place = _layout.alike((x, result), axis)
+                _run_plain(operation, seen, place, None)
             if state != _execute.OTHER:
                 return result
     return _quick_others(operation, (x,), axis, out, scale)
@@ -40,7 +41,8 @@ def quick_backward(operation: str, g: Any, y: Any, axis: Any, out: np.ndarray | 
             result = np.empty(g.shape, kind) if out is None else out
             state = code(g, y, result, kind)
             if state == _execute.LARGE:
-                _run_rows(operation, g, result, y)
+                seen, place, outputs = _layout.alike((g, result, y), axis)
+                _run_plain(operation, seen, place, outputs)
             if state != _execute.OTHER:
                 return result
     return _quick_others(operation, (g, y), axis, out, None)
@@ -87,11 +89,8 @@ def _quick_columns(
     result = np.empty(x.shape, kind) if out is None else out
     state = code(*arrays, result, kind, axis)
     if state == _execute.LARGE:
-        seen = (*arrays, result)
-        if x.ndim != 3 or axis % 3 != 1:
-            columns = _layout.in_columns(x, axis)
-            seen = columns, *(array.reshape(columns.shape) for array in seen[1:])
-        _run_plain(operation, seen[0], seen[-1], seen[1] if len(seen) == 3 else None)
+        seen = _layout.alike((x, result, *arrays[1:]), axis)
+        _run_plain(operation, seen[0], seen[1], seen[2] if len(seen) == 3 else None)
     return None if state == _execute.OTHER else result
 
 
@@ -104,8 +103,8 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
             sums = np.empty(a.shape[:-1], kind) if out is None else out
             state = code(a, sums, kind)
             if state == _execute.LARGE:
-                seen = _layout.in_rows(a)
-                _run_plain("logsumexp", seen, sums.reshape(len(seen), 1), None)
+                (seen,) = _layout.alike((a,), axis)
+                _run_plain("logsumexp", seen, sums.reshape(-1, 1), None)
             if state != _execute.OTHER:
                 return sums if sums.ndim or out is not None else sums[()]
     if _arguments.on_other_axis(a, axis, out):
@@ -137,8 +136,8 @@ def _quick_column_sums(a: np.ndarray, axis: int, out: np.ndarray | None) -> Any:
     sums = np.empty(_arguments.without_axis(a.shape, axis), kind) if out is None else out
     state = code(a, sums, kind, axis)
     if state == _execute.LARGE:
-        seen = _layout.in_columns(a, axis)
-        _run_plain("logsumexp", seen, sums.reshape(len(seen), 1, seen.shape[2]), None)
+        (seen,) = _layout.alike((a,), axis)
+        _run_plain("logsumexp", seen, sums.reshape(len(seen), 1, -1), None)
     return None if state == _execute.OTHER else sums
 
 
@@ -149,14 +148,6 @@ def _is_done(operation: str, *arrays: np.ndarray) -> bool:
     return code is not None and bool(code(*arrays, kind) == _execute.DONE)
 
 
-def _run_rows(operation: str, x: np.ndarray, out: np.ndarray, y: np.ndarray | None) -> None:
-    """`_run_plain` for contiguous arrays of one shape with their classes on the last axis."""
-    if x.ndim != 2:
-        x = _layout.in_rows(x)
-        out, y = out.reshape(x.shape), None if y is None else y.reshape(x.shape)
-    _run_plain(operation, x, out, y)
-
-
 def _run_plain(operation: str, x: np.ndarray, out: np.ndarray, extra: Any) -> None:
     """Plan and execute what contiguous arrays hold, or do once more what was done for such arrays before.
 
@@ -164,7 +155,7 @@ def _run_plain(operation: str, x: np.ndarray, out: np.ndarray, extra: Any) -> No
     """
     threads, shape = _execute.get_num_threads(), x.shape
     call = operation, x.dtype, shape, threads, extra is None
-    if not _execute.repeat(call, x, out, extra):
+    if _execute.repeat(call, (x, out, extra)) is None:
         plan = _plan.canonical(operation, _arguments.name_of(x.dtype), shape, threads, True)
         _execute.run(plan, x.reshape(shape), out, extra, call)
 

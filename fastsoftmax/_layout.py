@@ -30,6 +30,21 @@ def in_columns(x: np.ndarray, axis: int) -> np.ndarray:
     return x.reshape(math.prod(shape[:axis]), shape[axis], -1)
 
 
+def alike(arrays: tuple[np.ndarray, ...], axis: int) -> tuple[np.ndarray, ...]:
+    """Contiguous arrays of one shape, as kernels take them; those that are so already may be the caller's own."""
+    x = arrays[0]
+    ndim = x.ndim
+    if axis in (-1, ndim - 1):
+        if ndim == 2:
+            return arrays
+        seen = in_rows(x)
+    else:
+        if ndim == 3 and axis % 3 == 1:
+            return arrays
+        seen = in_columns(x, axis)
+    return seen, *[array.reshape(seen.shape) for array in arrays[1:]]
+
+
 def contiguous(x: Any, axis: Any) -> np.ndarray | None:
     """A contiguous array as kernels take it, ``[row, class]`` or ``[outer, class, inner]``; None for any other."""
     if type(x) is not np.ndarray or not x.flags.c_contiguous or not x.size or not x.ndim:

@@ -41,6 +41,8 @@ class _Rows(NamedTuple):
 
 _NO_ROWS = {2: np.empty((0, 1)), 3: np.empty((0, 1, 1))}
 _NO_CLASSES = np.empty(0)
+# In place of the numbers that compiled code finds itself.
+_NO_NUMBERS = {ndim: (rows, rows, _NO_CLASSES, *[0.0] * 6) for ndim, rows in _NO_ROWS.items()}
 
 
 def quick(
@@ -67,13 +69,30 @@ def quick(
             if not mean < 0.0:
                 return _number(mean, kind == FLOAT64), gradient
             if mean == _execute.LARGE_LOSS:
-                x = _layout.in_rows(logits) if last else _layout.in_columns(logits, axis)
-                return _quick_rows(operation, x, target, gradient, ignored, options)
+                x, place = _layout.alike((logits, place), axis)
+                found = _again(operation, x, target, place, ignored) if options is PLAIN else None
+                if found is not None and not found < 0.0:
+                    return _number(found, kind == FLOAT64), gradient
+                return _quick_rows(operation, x.reshape(x.shape), target, gradient, ignored, options)
     seen = _loss_arguments.straight(logits, target, axis, out)
     if seen is None:
         return None
     gradient = _gradient(operation, logits, out) if gradient is None else gradient
     return _quick_rows(operation, *seen, gradient, ignored, options)
+
+
+def _again(operation: str, x: np.ndarray, labels: np.ndarray, place: np.ndarray, ignored: int) -> float | None:
+    """The mean loss, if it was found for such arrays before; None or less than 0 if it was not or labels are none."""
+    if labels.ndim != 1:
+        labels = labels.reshape(-1)
+    if len(labels) >= _execute.MANY_LABELS:
+        return None
+    shape, numbers = x.shape, _NO_NUMBERS[x.ndim]
+    if operation == "cross_entropy":
+        place = _NO_ROWS[x.ndim]
+    call = operation, x.dtype, shape, _execute.get_num_threads(), True
+    found: float | None = _execute.repeat(call, (x, place, numbers), (labels, (shape[1], ignored)))
+    return found
 
 
 def _gradient(operation: str, logits: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
@@ -118,7 +137,8 @@ def _linear(operation: str, x: np.ndarray, place: np.ndarray, table: np.ndarray,
         scale = _arguments.scale_of(options.temperature)
     threads = _execute.get_num_threads()
     call = operation, x.dtype, x.shape, threads, scale is None
-    if not _execute.repeat(call, x, place, numbers if scale is None else (*numbers, *scale)):
+    arguments = x, place, numbers if scale is None else (*numbers, *scale)
+    if _execute.repeat(call, arguments, _execute.NO_LABELS) is None:
         _run(operation, _arguments.name_of(x.dtype), x, place, numbers, scale, threads, call)
     return denominator
 

@@ -128,17 +128,16 @@ class Team:
             self.ready.clear()
         self.ready[call] = work
 
-    def started(self, work: Work, arguments: tuple[Any, ...]) -> bool:
-        """Carry out work if threads are at hand for it; whether they are."""
+    def result_of(self, work: Work, arguments: tuple[Any, ...], more: tuple[Any, ...]) -> Any:
+        """What work comes to that threads are at hand for; None where they are not."""
         code, shape, tasks, count, cost_ns = work
         if count == 1:
-            code(arguments, shape, 0, tasks, tasks, 0)
-            return True
+            return code(arguments, shape, 0, tasks, tasks, 0, *more)
         if not self.at_hand(count):
-            return False
-        code(arguments, shape, 0, tasks, tasks, self.launcher_now(cost_ns))
+            return None
+        result = code(arguments, shape, 0, tasks, tasks, self.launcher_now(cost_ns), *more)
         self.calling.had.until = time.perf_counter()
-        return True
+        return result
 
     def launcher_now(self, cost_ns: float) -> int:
         """What runs work that takes one thread so long: threads that are awake or worth waking, else the caller's (0).

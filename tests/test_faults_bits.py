@@ -64,7 +64,7 @@ def test_threads_and_pieces(shape: str, monkeypatch: pytest.MonkeyPatch, rng: np
     for count in (1, 2, 3, 8):
         for piece in (_execute.PIECE, 50_000, 1000):
             monkeypatch.setattr(_execute, "PIECE", piece)
-            monkeypatch.setattr(_execute, "repeat", lambda *call: False)
+            monkeypatch.setattr(_execute, "repeat", lambda *call: None)
             with threads(count):
                 assert results(x, axis, labels) == expected, (count, piece)
         monkeypatch.undo()

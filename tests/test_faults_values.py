@@ -62,7 +62,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             original(plan, *arguments)
 
         monkeypatch.setattr(_execute, name, recorded)
-    monkeypatch.setattr(_execute, "repeat", lambda *call: False)
+    monkeypatch.setattr(_execute, "repeat", lambda *call: None)
     return seen
 
 

@@ -134,7 +134,13 @@ def test_a_kind_of_call_is_remembered_for_threads_that_have_launched(
         pytest.skip("this process launches none of Numba's threads")
     done: list[bool] = []
     repeat = _execute.repeat
-    monkeypatch.setattr(_execute, "repeat", lambda *call: done.append(repeat(*call)) or done[-1])
+
+    def recorded(*call: Any) -> Any:
+        result = repeat(*call)
+        done.append(result is not None)
+        return result
+
+    monkeypatch.setattr(_execute, "repeat", recorded)
     monkeypatch.setattr(_threads.team, "ready", {})
     monkeypatch.setattr(_threads, "WORTH_WAITING_NS", 0)  # launches, also where system calls are filtered
     x = rng.normal(size=(512, 1000))

@@ -12,7 +12,7 @@ from numba.extending import overload
 
 from .cache import KernelCache, compiling
 from .interrupts import uninterrupted
-from .launch import NO_ROOM, address_of, launch
+from .launch import NO_ROOM, address_of, launch, unlocked
 from .objects import CHANGED, LoanedType, ObjectType, are_planned
 from .pipeline import KernelCompiler, PartCompiler
 from .share import LINUX, over_threads
@@ -155,27 +155,44 @@ class Loop(Kernel):
     Its compiled code is called with ``(arguments, shape, first, last, tasks, launcher)`` and does the tasks from
     `first` to `last`: one after the other on the calling thread if `launcher` is 0, else on several (`launchers`).
     Which thread does what never changes a result. `shape` is what the plan was made for, where another thread may know
-    the arrays and give them a new one; else zeros.
+    the arrays and give them a new one; else zeros. `more` follows, where a loop takes more.
     """
 
+    more: tuple[Any, ...] = ()
+
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
-        work = piece(function)
+        super().__init__(name, self.over(shared(function)), arguments)
+        self.anywhere = (0,) * arguments[0].ndim
+
+    def over(self, run: Any) -> Callable[..., Any]:
+        """The function to compile; ``run(arguments, first, last, tasks, launcher)`` says whether there was an error."""
 
         def loop(arguments, shape, first, last, tasks, launcher):
             if not are_planned(arguments, shape):
                 raise ValueError(CHANGED)
-            if launcher == 0:
-                work(first, last, tasks, *arguments)
-            elif launch(launcher, work, arguments, first, last, tasks):
+            if run(arguments, first, last, tasks, launcher):
                 raise MemoryError(NO_ROOM)
+            return True
 
-        super().__init__(name, loop, arguments)
-        self.anywhere = (0,) * arguments[0].ndim
+        return loop
 
     def kinds(self, dtype: str, scaled: bool) -> tuple[types.Type, ...]:
         """The Numba types of the arguments."""
         kinds = super().kinds(dtype, scaled)
         return types.Tuple(kinds), types.UniTuple(types.int64, kinds[0].ndim), *[types.int64] * 4
+
+
+def shared(function: Callable[..., Any]) -> Any:
+    """The work of a loop on the calling thread or on several; whether it had an error."""
+    work = piece(function)
+
+    @inlined
+    def run(arguments, first, last, tasks, launcher):
+        if launcher == 0:
+            return unlocked(work, (first, last, tasks, *arguments), False)
+        return launch(launcher, work, arguments, first, last, tasks)
+
+    return run
 
 
 def _dispatcher(name: str, function: Callable[..., Any], **flags: Any) -> Any:

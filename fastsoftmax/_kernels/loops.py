@@ -43,6 +43,7 @@ from .jit import (
     planned,
 )
 from .lengths import BATCH_VECTORS, BLOCK
+from .loss_loops import LossLoop
 from .objects import CONTIGUOUS
 from .shuffles import abreast
 from .simd import doubles, wide, width
@@ -146,7 +147,8 @@ def _kernels(
             arguments = (planned(3), out(3), deep)
         else:
             arguments = (planned(2), out(2), flat)
-        made[layout] = Loop(f"{operation}_{layout}", loop, arguments)
+        kind = LossLoop if flat.kind == "loss" and layout != "split" else Loop
+        made[layout] = kind(f"{operation}_{layout}", loop, arguments)
     return made
 
 

@@ -76,6 +76,24 @@ def _as_loaned(kind: LoanedType, value: ir.Value, c: Any) -> NativeValue:
     return NativeValue(target._getvalue(), is_error=wrong)
 
 
+@intrinsic(prefer_literal=True)
+def loaned(typingctx, array, shape, like):
+    """A contiguous array of compiled code's own in some shape, as of the type of `like`; it has to be kept alive."""
+    if not isinstance(array, types.Array) or not isinstance(like, LoanedType) or array.dtype != like.dtype:
+        return None
+
+    def codegen(context, builder, sig, args):
+        lengths, strides = _dense(context, builder, array, args[1], shape)
+        source = context.make_array(array)(context, builder, args[0])
+        target = context.make_array(like)(context, builder)
+        context.populate_array(
+            target, data=source.data, shape=lengths, strides=strides, itemsize=source.itemsize, meminfo=None
+        )
+        return target._getvalue()
+
+    return like(array, shape, like), codegen
+
+
 @intrinsic
 def are_planned(typingctx, arguments, shape):
     """Whether the arrays of the plan have this shape and are contiguous; yes, whatever they are, for a shape of 0."""
