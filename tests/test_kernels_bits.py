@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kernels import run
 
 from fastsoftmax._kernels.lengths import BLOCK, LANES, SHORT_ROW
 from fastsoftmax._kernels.loops import BLOCK_STATES, KERNELS
@@ -40,13 +41,6 @@ def logits(shape: tuple[int, int], dtype: str) -> Any:
     return x.astype(dtype)
 
 
-def run(kernel: Any, dtype: str, *arguments: Any, tasks: int, extra: Any) -> None:
-    """The tasks one by one, last first."""
-    code = kernel.compiled(dtype, extra is not None)
-    for task in reversed(range(tasks)):
-        code((*arguments, extra), task, task + 1, tasks, 0)
-
-
 def distances(shape: tuple[int, int]) -> tuple[int, ...]:
     """Columns of so many classes as they lie, and so far apart that they go through tiles."""
     return (shape[0], CROWDED) if shape[1] <= 1025 else (shape[0],)
@@ -62,7 +56,7 @@ def columns_of(rows: Any, apart: int) -> Any:
 
 def by_rows(operation: str, x: Any, scale: Any, tasks: int = 1) -> Any:
     out = np.full((len(x), 1 if operation == "logsumexp" else x.shape[1]), 7, x.dtype)
-    run(KERNELS[operation]["rows"], x.dtype.name, x, out, tasks=tasks, extra=scale)
+    run(KERNELS[operation]["rows"], x.dtype.name, x, out, scale, tasks=tasks)
     return out
 
 
@@ -76,15 +70,15 @@ def test_layouts(operation: str, dtype: str, scale: Any, shape: tuple[int, int])
     layouts = KERNELS[operation]
     for layout in ("narrow", "batches") if shape[1] <= LANES[dtype] else ("batches",):
         out = np.full_like(expected, 7)
-        run(layouts[layout], dtype, x, out, tasks=1, extra=scale)
+        run(layouts[layout], dtype, x, out, scale, tasks=1)
         np.testing.assert_array_equal(out, expected)
     if operation != "logsumexp":
         in_place = x.copy()
-        run(layouts["batches"], dtype, in_place, in_place, tasks=2, extra=scale)
+        run(layouts["batches"], dtype, in_place, in_place, scale, tasks=2)
         np.testing.assert_array_equal(in_place, expected)
     for apart in distances(shape):
         out = columns_of(np.full_like(expected, 7), apart)
-        run(layouts["columns"], dtype, columns_of(x, apart), out, tasks=1, extra=scale)
+        run(layouts["columns"], dtype, columns_of(x, apart), out, scale, tasks=1)
         np.testing.assert_array_equal(out[0].T, expected)
 
 
@@ -104,7 +98,7 @@ def test_tasks(operation: str, dtype: str, scale: Any, tasks: int) -> None:
             np.ascontiguousarray(np.full_like(expected, 7).T)[None],
         ),
     }.items():
-        run(KERNELS[operation][layout], dtype, *arrays, tasks=tasks, extra=scale)
+        run(KERNELS[operation][layout], dtype, *arrays, scale, tasks=tasks)
         got = arrays[1][0].T if layout == "columns" else arrays[1]
         np.testing.assert_array_equal(got, expected)
 
@@ -119,8 +113,8 @@ def test_split_rows(operation: str, dtype: str, scale: Any, classes: int) -> Non
     for tasks in (1, 2, 5, 64):
         states = np.full((2, -(-classes // BLOCK), 3), 7.0)
         out = np.full_like(expected, 7)
-        run(BLOCK_STATES[operation], dtype, x, out, states, tasks=tasks, extra=scale)
-        run(KERNELS[operation]["split"], dtype, x, out, states, tasks=tasks, extra=scale)
+        run(BLOCK_STATES[operation], dtype, x, out, states, scale, tasks=tasks)
+        run(KERNELS[operation]["split"], dtype, x, out, states, scale, tasks=tasks)
         np.testing.assert_array_equal(out, expected)
 
 
@@ -136,8 +130,8 @@ def test_split_rows_of_blocks_far_apart(dtype: str) -> None:
     x[4, -1] = np.inf
     expected = by_rows("softmax", x, None)
     states, out = np.empty((5, 6, 3)), np.empty_like(x)
-    run(BLOCK_STATES["softmax"], dtype, x, out, states, tasks=3, extra=None)
-    run(KERNELS["softmax"]["split"], dtype, x, out, states, tasks=3, extra=None)
+    run(BLOCK_STATES["softmax"], dtype, x, out, states, None, tasks=3)
+    run(KERNELS["softmax"]["split"], dtype, x, out, states, None, tasks=3)
     np.testing.assert_array_equal(out, expected)
 
 
@@ -148,19 +142,19 @@ def test_backward(operation: str, dtype: str, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(shape)
     g, y = rng.normal(size=shape).astype(dtype), -rng.random(shape).astype(dtype)
     expected = np.full_like(g, 7)
-    run(KERNELS[operation]["rows"], dtype, g, expected, tasks=1, extra=y)
+    run(KERNELS[operation]["rows"], dtype, g, expected, y, tasks=1)
     for apart in distances(shape):
         out = columns_of(np.full_like(g, 7), apart)
-        run(KERNELS[operation]["columns"], dtype, columns_of(g, apart), out, tasks=3, extra=columns_of(y, apart))
+        run(KERNELS[operation]["columns"], dtype, columns_of(g, apart), out, columns_of(y, apart), tasks=3)
         np.testing.assert_array_equal(out[0].T, expected)
         for place in (0, 1):  # the gradient may take the place of either
             arrays = columns_of(g, apart), columns_of(y, apart)
-            run(KERNELS[operation]["columns"], dtype, arrays[0], arrays[place], tasks=3, extra=arrays[1])
+            run(KERNELS[operation]["columns"], dtype, arrays[0], arrays[place], arrays[1], tasks=3)
             np.testing.assert_array_equal(arrays[place][0].T, expected)
     if shape[1] <= LANES[dtype]:
         for place in (0, 1, 2):
             rows = g.copy(), y.copy(), np.full_like(g, 7)
-            run(KERNELS[operation]["narrow"], dtype, rows[0], rows[place], tasks=3, extra=rows[1])
+            run(KERNELS[operation]["narrow"], dtype, rows[0], rows[place], rows[1], tasks=3)
             np.testing.assert_array_equal(rows[place], expected)
 
 
@@ -171,11 +165,11 @@ def test_split_backward(operation: str, dtype: str, classes: int) -> None:
     rng = np.random.default_rng(classes)
     g, y = rng.normal(size=(2, classes)).astype(dtype), -rng.random((2, classes)).astype(dtype)
     expected = np.full_like(g, 7)
-    run(KERNELS[operation]["rows"], dtype, g, expected, tasks=1, extra=y)
+    run(KERNELS[operation]["rows"], dtype, g, expected, y, tasks=1)
     for tasks in (1, 2, 5, 64):
         for place in (0, 1, 2):  # of the gradient: its own, or that of either array
             arrays = g.copy(), y.copy(), np.full_like(g, 7)
             out, states = arrays[place], np.full((2, -(-classes // BLOCK), 3), 7.0)
-            run(BLOCK_STATES[operation], dtype, arrays[0], out, states, tasks=tasks, extra=arrays[1])
-            run(KERNELS[operation]["split"], dtype, arrays[0], out, states, tasks=tasks, extra=arrays[1])
+            run(BLOCK_STATES[operation], dtype, arrays[0], out, states, arrays[1], tasks=tasks)
+            run(KERNELS[operation]["split"], dtype, arrays[0], out, states, arrays[1], tasks=tasks)
             np.testing.assert_array_equal(out, expected)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernels import run
 from reference import Array
 from strategies import LAYOUTS, WRITABLE_LAYOUTS
 from test_memory import INPUT_BYTES, assert_small
@@ -83,25 +84,19 @@ class Problem:
             layout = "columns"
         extra = self.extra(shape)
         out = np.full_like(x, 7) if operation == GRADIENT else extra[0]
-        code = KERNELS[operation][layout].compiled(dtype, self.scale is not None)
-        for task in reversed(range(tasks)):
-            code((x, out, extra), task, task + 1, tasks, 0)
+        run(KERNELS[operation][layout], dtype, x, out, extra, tasks=tasks, scaled=self.scale is not None)
         return self.results(out if operation == GRADIENT else None, extra)
 
     def run_split(self, operation: str, tasks: int) -> tuple[Array, ...]:
         dtype, n = self.x.dtype.name, len(self.x)
         scaled, extra = self.scale is not None, self.extra((n, 1))
         states = np.full((n, -(-self.x.shape[1] // BLOCK), 7), 7.0)
-        code = BLOCK_STATES[operation].compiled(dtype, scaled)
-        for task in reversed(range(tasks)):
-            code((self.x, self.x, states, self.scale), task, task + 1, tasks, 0)
-        ROWS_OF_BLOCKS.compiled(dtype, scaled)((self.x, states, extra), 0, 1, 1, 0)
+        run(BLOCK_STATES[operation], dtype, self.x, self.x, states, self.scale, tasks=tasks)
+        run(ROWS_OF_BLOCKS, dtype, self.x, states, extra, scaled=scaled)
         out = None
         if operation == GRADIENT:
             out = np.full_like(self.x, 7)
-            code = KERNELS[operation]["split"].compiled(dtype, scaled)
-            for task in reversed(range(tasks)):
-                code((self.x, out, states, extra), task, task + 1, tasks, 0)
+            run(KERNELS[operation]["split"], dtype, self.x, out, states, extra, tasks=tasks, scaled=scaled)
         return self.results(out, extra)
 
     def results(self, out: Array | None, extra: tuple[Any, ...]) -> tuple[Array, ...]:
@@ -164,7 +159,7 @@ def test_in_place(dtype: str, scale: Any, layout: str) -> None:
         np.ascontiguousarray(problem.x.T)[None] if layout == "columns" else problem.x.copy(),
         problem.extra(shape),
     )
-    KERNELS[GRADIENT][layout].compiled(dtype, scale is not None)((x, x, extra), 0, 1, 1, 0)
+    run(KERNELS[GRADIENT][layout], dtype, x, x, extra, scaled=scale is not None)
     assert_equal(problem.results(x, extra), expected)
 
 

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import pytest
 from children import run
+from kernels import run as do
 from reference import FULL_DTYPES, HALF_DTYPES
 from strategies import Guarded
 
@@ -60,7 +61,7 @@ def test_first_lanes(masks: bool, dtype: np.dtype[Any], times: int, monkeypatch:
 @pytest.mark.parametrize("how", ["side by side", "apart", "far apart", "backwards", "one row"])
 def test_rows_as_columns(dtype: np.dtype[Any], how: str) -> None:
     """Groups of every number of rows, however they lie, and nothing written beside them."""
-    kernel = KERNELS["softmax"]["narrow"].compiled(dtype.name)
+    kernel = KERNELS["softmax"]["narrow"]
     most = LANES[dtype.name]
     for classes, rows in [
         *((5, rows) for rows in range(1, 36)),
@@ -82,8 +83,8 @@ def test_rows_as_columns(dtype: np.dtype[Any], how: str) -> None:
             x[:] = logits
         expected = np.full_like(logits, 7)
         for row in range(rows):
-            kernel((np.ascontiguousarray(x[row : row + 1]), expected[row : row + 1], None), 0, 1, 1, 0)
-        kernel((x, out, None), 0, 1, 1, 0)
+            do(kernel, dtype.name, np.ascontiguousarray(x[row : row + 1]), expected[row : row + 1], None)
+        do(kernel, dtype.name, x, out, None)
         np.testing.assert_array_equal(out, expected)
         assert given.surroundings_untouched()
 
@@ -91,6 +92,7 @@ def test_rows_as_columns(dtype: np.dtype[Any], how: str) -> None:
 AS_IF = """
     from fastsoftmax._kernels import loops, tails, visits
     from fastsoftmax._kernels.loops import KERNELS
+    from kernels import run
     import hashlib
 
     with_avx512 = sys.argv[1] == "True"
@@ -99,11 +101,11 @@ AS_IF = """
     for rows in (1, 15, 16, 17, 32, 33, 60):
         x = rng.normal(0, 4, (rows, 11)).astype(np.float32)
         wide = np.full((rows + 1, 11), 7, np.float32)
-        KERNELS["softmax"]["narrow"].compiled("float32")((x, wide[:-1], None), 0, 1, 1, 0)
+        run(KERNELS["softmax"]["narrow"], "float32", x, wide[:-1], None)
         total.update(wide.tobytes())
         deep = np.ascontiguousarray(x.T)[None]
         tall = np.full((1, 12, rows), 7, np.float32)
-        KERNELS["softmax"]["columns"].compiled("float32")((deep, tall[:, :-1], None), 0, 1, 1, 0)
+        run(KERNELS["softmax"]["columns"], "float32", deep, tall[:, :-1], None)
         total.update(np.ascontiguousarray(tall[0].T).tobytes())
         same = np.array_equal(wide[:-1], tall[0, :-1].T)
         print(same and (wide[-1] == 7).all() and (tall[:, -1] == 7).all())
@@ -117,7 +119,7 @@ AS_IF = """
             x[7] += 3e6
             out = np.full_like(x, 7)
             for given in (x, out):
-                KERNELS[operation]["rows"].compiled(dtype)((given, out, None), 0, 1, 1, 0)
+                run(KERNELS[operation]["rows"], dtype, given, out, None)
                 total.update(out.tobytes())
                 out[:] = x
     print(total.hexdigest())
@@ -129,7 +131,7 @@ def test_as_if_with_avx512_and_without(tmp_path: Path) -> None:
     hashes = []
     for name in ("True", "False"):
         # A cache of its own, for it does not know of the pretence.
-        done = run(AS_IF, name, FASTSOFTMAX_CACHE_DIR=str(tmp_path / name))
+        done = run(AS_IF, name, FASTSOFTMAX_CACHE_DIR=str(tmp_path / name), PYTHONPATH=str(Path(__file__).parent))
         assert done.returncode == 0, done.stderr[-3000:]
         *same, total = done.stdout.split()
         assert same == ["True"] * 7
