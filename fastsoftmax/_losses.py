@@ -70,10 +70,11 @@ def quick(
                 return _number(mean, kind == FLOAT64), gradient
             if mean == _execute.LARGE_LOSS:
                 x, place = _layout.alike((logits, place), axis)
-                found = _again(operation, x, target, place, ignored) if options is PLAIN else None
+                shape = x.shape
+                found = _again(operation, x, shape, target, place, ignored) if options is PLAIN else None
                 if found is not None and not found < 0.0:
                     return _number(found, kind == FLOAT64), gradient
-                return _quick_rows(operation, x.reshape(x.shape), target, gradient, ignored, options)
+                return _quick_rows(operation, x.reshape(shape), target, gradient, ignored, options)
     seen = _loss_arguments.straight(logits, target, axis, out)
     if seen is None:
         return None
@@ -81,15 +82,17 @@ def quick(
     return _quick_rows(operation, *seen, gradient, ignored, options)
 
 
-def _again(operation: str, x: np.ndarray, labels: np.ndarray, place: np.ndarray, ignored: int) -> float | None:
+def _again(
+    operation: str, x: np.ndarray, shape: tuple[int, ...], labels: np.ndarray, place: np.ndarray, ignored: int
+) -> float | None:
     """The mean loss, if it was found for such arrays before; None or less than 0 if it was not or labels are none."""
     if labels.ndim != 1:
         labels = labels.reshape(-1)
     if len(labels) >= _execute.MANY_LABELS:
         return None
-    shape, numbers = x.shape, _NO_NUMBERS[x.ndim]
+    numbers = _NO_NUMBERS[len(shape)]
     if operation == "cross_entropy":
-        place = _NO_ROWS[x.ndim]
+        place = _NO_ROWS[len(shape)]
     call = operation, x.dtype, shape, _execute.get_num_threads(), True
     found: float | None = _execute.repeat(call, (x, place, numbers), (labels, (shape[1], ignored)))
     return found

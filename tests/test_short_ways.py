@@ -233,3 +233,87 @@ def test_a_shape_that_changes_meanwhile(name: str, axis: int, monkeypatch: pytes
     monkeypatch.undo()
     x.shape = (2, 512, 64)
     assert np.isfinite(getattr(fastsoftmax, name)(x, *more, axis=axis)).all()
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize(
+    "name", ["softmax", "log_softmax", "logsumexp", "softmax_backward", "cross_entropy", "cross_entropy_with_grad"]
+)
+def test_a_shape_that_changes_after_python_has_looked(
+    name: str, axis: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels take the caller's arrays as they are, and are told what they were planned for.
+
+    It is the right answer, or an error and nothing is written: whether the call is remembered or not, and whichever of
+    its arrays it is.
+    """
+    shape = (700, 64) if axis == -1 else (4, 64, 128)
+    x = rng.normal(size=shape).astype(np.float32)
+    rest = np.delete(shape, axis)
+    out = np.full(rest if name == "logsumexp" else shape, 7, np.float32)
+    others: tuple[np.ndarray, ...] = ()
+    if name == "softmax_backward":
+        others = (rng.normal(size=shape).astype(np.float32),)
+    if name.startswith("cross_entropy"):
+        others = (rng.integers(0, 64, rest),)
+    into = {} if name == "cross_entropy" else {"out": out}
+
+    def value() -> Any:
+        result = getattr(fastsoftmax, name)(x, *others, axis=axis, **into)
+        return result[0] if name == "cross_entropy_with_grad" else result
+
+    expected = np.array(value())
+    alike = (x, *([] if name.startswith("cross") else others), *([out] if out.shape == shape and into else []))
+    repeat = _execute.repeat
+    for remembered in (False, True):
+        for array in alike:
+            for other in ((array.size,), (*shape[:-2], shape[-1], shape[-2])):
+                out.fill(7)
+
+                def changed(*given: Any, array: Any = array, other: Any = other, remembered: Any = remembered) -> Any:
+                    array.shape = other
+                    return repeat(*given) if remembered else None
+
+                monkeypatch.setattr(_execute, "repeat", changed)
+                got, refused = None, ""
+                try:
+                    got = value()
+                except ValueError as error:
+                    refused = str(error)
+                if got is None:
+                    assert "shape" in refused
+                    assert (out == 7).all()
+                else:
+                    np.testing.assert_array_equal(got.reshape(expected.shape), expected)
+                    assert not remembered
+                array.shape = shape
+                monkeypatch.setattr(_execute, "repeat", repeat)
+    np.testing.assert_array_equal(value(), expected)
+
+
+@pytest.mark.parametrize("shape", [(300, 100), (3000, 10), (4, 21, 300), (40, 3000)])
+def test_labels_of_calls_that_are_remembered(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    """Read anew each time: the first bad one is named and nothing is written, none that counts is NaN."""
+    x = rng.normal(size=shape).astype(np.float32)
+    labels = rng.integers(0, shape[1], (*shape[:1], *shape[2:]))
+    out = np.empty_like(x)
+    for count in (1, 2):
+        with threads(count):
+            expected = fastsoftmax.cross_entropy_with_grad(x, labels, axis=1)
+            for _ in range(3):
+                loss, gradient = fastsoftmax.cross_entropy_with_grad(x, labels, axis=1, out=out)
+                assert loss == expected[0] == fastsoftmax.cross_entropy(x, labels, axis=1)
+                np.testing.assert_array_equal(gradient, expected[1])
+            for bad in (shape[1], -1, 2**40, -(2**63)):
+                wrong = labels.copy()
+                wrong[..., -1] = bad
+                out.fill(7)
+                with pytest.raises(IndexError, match=str(bad)):
+                    fastsoftmax.cross_entropy_with_grad(x, wrong, axis=1, out=out)
+                assert (out == 7).all()
+            some = np.where(rng.random(labels.shape) < 0.5, -100, labels)
+            loss, gradient = fastsoftmax.cross_entropy_with_grad(x, some, axis=1, out=out)
+            again = fastsoftmax.cross_entropy_with_grad(x.astype(np.float32, order="F"), some, axis=1)
+            assert loss == again[0]
+            np.testing.assert_array_equal(gradient, again[1])
+            assert np.isnan(fastsoftmax.cross_entropy(x, np.full_like(labels, -100), axis=1))
