@@ -155,7 +155,7 @@ def _run_plain(operation: str, x: np.ndarray, out: np.ndarray, extra: Any) -> No
     """
     threads, shape = _execute.get_num_threads(), x.shape
     call = operation, x.dtype, shape, threads, extra is None
-    if _execute.repeat(call, (x, out, extra)) is None:
+    if _execute.repeat(call, x, out, extra) is None:
         plan = _plan.canonical(operation, _arguments.name_of(x.dtype), shape, threads, True)
         _execute.run(plan, x.reshape(shape), out, extra, call)
 

@@ -30,7 +30,7 @@ from ._kernels.loops import (
     SUM,
     WEIGHTED,
 )
-from ._kernels.loss_loops import LossLoop
+from ._kernels.loss_loops import NO_LABELS as NO_LABELS
 from ._kernels.small import DONE as DONE
 from ._kernels.small import LARGE as LARGE
 from ._kernels.small import LARGE_LOSS as LARGE_LOSS
@@ -42,8 +42,6 @@ from ._plan import Plan
 from ._threads import each as each
 from ._threads import threading_layer as threading_layer
 
-# What a loss that is no plain mean is called with in place of labels.
-NO_LABELS = LossLoop.more
 # Elements that one call of compiled code goes through: a fraction of a second.
 PIECE = 2**26
 
@@ -53,16 +51,16 @@ def _rounds(size: int) -> int:
     return max(1, -(-size // PIECE))
 
 
-def repeat(call: Hashable, arguments: tuple[Any, ...], more: tuple[Any, ...] = ()) -> Any:
+def repeat(call: Hashable, *arguments: Any) -> Any:
     """Do what `run` or `run_loss` did for a call of this name before, if it takes no question; None if it does.
 
-    `more` is what a `LossLoop` takes: labels, for the mean loss that it gives back, or `NO_LABELS`.
+    It comes to True, or with labels to a mean loss (see `loss_loops`).
 
     Between arrays of megabytes each line of Python costs ten times what it does in a loop of small calls.
     """
     team = _threads.team
     work = team.ready.get(call)
-    return None if work is None else team.result_of(work, arguments, more)
+    return None if work is None else team.result_of(work, arguments)
 
 
 def _launch(
@@ -84,22 +82,22 @@ def _launch(
         work = _threads.Work(code, shape, tasks, count, cost_ns)
         if call is not None:
             team.remember(call, work)
-        team.result_of(work, arguments, kernel.more)
+        team.result_of(work, arguments)
         return
     total = tasks * rounds
     if tasks > 1:
         with team.launcher(cost_ns) as launcher:
             if launcher is not None:
                 for first in range(0, total, tasks):
-                    code(arguments, shape, first, first + tasks, total, launcher, *kernel.more)
+                    code(arguments, shape, first, first + tasks, total, launcher)
                 return
     for first in range(0, total, tasks):
         if tasks == 1:
-            code(arguments, shape, first, first + 1, total, 0, *kernel.more)
+            code(arguments, shape, first, first + 1, total, 0)
             continue
 
         def part(task: int, first: int = first) -> None:
-            code(arguments, shape, first + task, first + task + 1, total, 0, *kernel.more)
+            code(arguments, shape, first + task, first + task + 1, total, 0)
 
         _threads.each(part, tasks, count)
 
@@ -155,8 +153,9 @@ def run_loss(
                 kernels["split"], plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, states, extra, rounds=rounds
             )
     else:
+        arguments = x, out, extra, *NO_LABELS
         _launch(
-            kernels[plan.kernel], plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, extra, rounds=rounds, call=call
+            kernels[plan.kernel], plan.dtype, scaled, plan.tasks, plan.cost_ns, *arguments, rounds=rounds, call=call
         )
 
 
@@ -182,7 +181,7 @@ def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: in
     found = np.empty((tasks * rounds, 3), np.int64)
     call = (READ_LABELS, tasks) if rounds == 1 else None
     arguments = labels, table, found, (classes, ignored)
-    if call is None or repeat(call, arguments) is None:
+    if call is None or repeat(call, *arguments) is None:
         _launch(READ_LABELS, "float64", False, tasks, len(labels) * LABEL_NS, *arguments, rounds=rounds, call=call)
     parts = found.tolist()
     bad, label, count = parts[0]

@@ -94,7 +94,7 @@ def _again(
     if operation == "cross_entropy":
         place = _NO_ROWS[len(shape)]
     call = operation, x.dtype, shape, _execute.get_num_threads(), True
-    found: float | None = _execute.repeat(call, (x, place, numbers), (labels, (shape[1], ignored)))
+    found: float | None = _execute.repeat(call, x, place, numbers, labels, (shape[1], ignored))
     return found
 
 
@@ -140,8 +140,8 @@ def _linear(operation: str, x: np.ndarray, place: np.ndarray, table: np.ndarray,
         scale = _arguments.scale_of(options.temperature)
     threads = _execute.get_num_threads()
     call = operation, x.dtype, x.shape, threads, scale is None
-    arguments = x, place, numbers if scale is None else (*numbers, *scale)
-    if _execute.repeat(call, arguments, _execute.NO_LABELS) is None:
+    extra = numbers if scale is None else (*numbers, *scale)
+    if _execute.repeat(call, x, place, extra, *_execute.NO_LABELS) is None:
         _run(operation, _arguments.name_of(x.dtype), x, place, numbers, scale, threads, call)
     return denominator
 

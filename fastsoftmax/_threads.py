@@ -128,14 +128,14 @@ class Team:
             self.ready.clear()
         self.ready[call] = work
 
-    def result_of(self, work: Work, arguments: tuple[Any, ...], more: tuple[Any, ...]) -> Any:
+    def result_of(self, work: Work, arguments: tuple[Any, ...]) -> Any:
         """What work comes to that threads are at hand for; None where they are not."""
         code, shape, tasks, count, cost_ns = work
         if count == 1:
-            return code(arguments, shape, 0, tasks, tasks, 0, *more)
+            return code(arguments, shape, 0, tasks, tasks, 0)
         if not self.at_hand(count):
             return None
-        result = code(arguments, shape, 0, tasks, tasks, self.launcher_now(cost_ns), *more)
+        result = code(arguments, shape, 0, tasks, tasks, self.launcher_now(cost_ns))
         self.calling.had.until = time.perf_counter()
         return result
 

@@ -11,4 +11,4 @@ def run(kernel: Loop, dtype: str, *arguments: Any, tasks: int = 1, scaled: bool 
     """All of them; it is `scaled` if the last of the arguments is not None, unless something else is said."""
     code = kernel.compiled(dtype, arguments[-1] is not None if scaled is None else scaled)
     for task in reversed(range(tasks)):
-        code(arguments, kernel.anywhere, task, task + 1, tasks, 0, *kernel.more)
+        code(arguments, kernel.anywhere, task, task + 1, tasks, 0)

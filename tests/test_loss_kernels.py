@@ -18,6 +18,7 @@ import fastsoftmax
 from fastsoftmax import cross_entropy, cross_entropy_with_grad
 from fastsoftmax._kernels.lengths import BLOCK, LANES, SHORT_ROW
 from fastsoftmax._kernels.loops import BLOCK_STATES, KERNELS, ROWS_OF_BLOCKS
+from fastsoftmax._kernels.loss_loops import NO_LABELS
 from fastsoftmax._kernels.tiles import CROWDED
 
 LOSS, GRADIENT = "cross_entropy", "cross_entropy_with_grad"
@@ -84,7 +85,7 @@ class Problem:
             layout = "columns"
         extra = self.extra(shape)
         out = np.full_like(x, 7) if operation == GRADIENT else extra[0]
-        run(KERNELS[operation][layout], dtype, x, out, extra, tasks=tasks, scaled=self.scale is not None)
+        run(KERNELS[operation][layout], dtype, x, out, extra, *NO_LABELS, tasks=tasks, scaled=self.scale is not None)
         return self.results(out if operation == GRADIENT else None, extra)
 
     def run_split(self, operation: str, tasks: int) -> tuple[Array, ...]:
@@ -159,7 +160,7 @@ def test_in_place(dtype: str, scale: Any, layout: str) -> None:
         np.ascontiguousarray(problem.x.T)[None] if layout == "columns" else problem.x.copy(),
         problem.extra(shape),
     )
-    run(KERNELS[GRADIENT][layout], dtype, x, x, extra, scaled=scale is not None)
+    run(KERNELS[GRADIENT][layout], dtype, x, x, extra, *NO_LABELS, scaled=scale is not None)
     assert_equal(problem.results(x, extra), expected)
 
 

@@ -155,10 +155,8 @@ class Loop(Kernel):
     Its compiled code is called with ``(arguments, shape, first, last, tasks, launcher)`` and does the tasks from
     `first` to `last`: one after the other on the calling thread if `launcher` is 0, else on several (`launchers`).
     Which thread does what never changes a result. `shape` is what the plan was made for, where another thread may know
-    the arrays and give them a new one; else zeros. `more` follows, where a loop takes more.
+    the arrays and give them a new one; else zeros.
     """
-
-    more: tuple[Any, ...] = ()
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
         super().__init__(name, self.over(shared(function)), arguments)

@@ -147,8 +147,10 @@ def _kernels(
             arguments = (planned(3), out(3), deep)
         else:
             arguments = (planned(2), out(2), flat)
-        kind = LossLoop if flat.kind == "loss" and layout != "split" else Loop
-        made[layout] = kind(f"{operation}_{layout}", loop, arguments)
+        if flat.kind == "loss" and layout != "split":
+            made[layout] = LossLoop(f"{operation}_{layout}", loop, (*arguments, array(1, types.int64), LIMITS))
+        else:
+            made[layout] = Loop(f"{operation}_{layout}", loop, arguments)
     return made
 
 

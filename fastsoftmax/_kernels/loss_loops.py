@@ -6,42 +6,41 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.core import types
 
 from .jit import Loop, by_type, inlined
 from .labels import labels_read
 from .launch import NO_ROOM
-from .objects import CHANGED, LoanedType, are_planned, loaned
+from .objects import CHANGED, are_planned, loaned
 from .small import NO_LOSS
 from .soft_targets import column_total
 from .views import view
 
-NO_LABELS = np.empty(0, np.int64)
+# The last of the arguments where there are no labels.
+NO_LABELS = np.empty(0, np.int64), (0, 0)
 
 
 class LossLoop(Loop):
-    """A `Loop` whose code takes ``(labels, (classes, ignored))`` besides: whole numbers, one for each row, or none.
+    """A `Loop` over ``(x, out, extra, labels, (classes, ignored))``: labels are one for each row or column, or none.
 
     With labels it gives back the mean loss, or `NO_LOSS` before anything is written if a label is none or no row
-    counts; the numbers of rows among its arguments are left alone, those of losses without options taken instead.
+    counts; what `extra` holds is left alone, and what a loss without options takes is taken instead.
     """
 
-    more = (NO_LABELS, (0, 0))
-
     def over(self, run: Any) -> Callable[..., Any]:
-        def loop(arguments, shape, first, last, tasks, launcher, labels, limits):
-            if not (are_planned(arguments, shape) and are_labels(labels, arguments[0], limits)):
+        def loop(arguments, shape, first, last, tasks, launcher):
+            x, out, extra, labels, limits = arguments
+            if not (are_planned(arguments, shape) and are_labels(labels, x, limits)):
                 raise ValueError(CHANGED)
             n = labels.shape[0]
             if n == 0:
-                if run(arguments, first, last, tasks, launcher):
+                if run((x, out, extra), first, last, tasks, launcher):
                     raise MemoryError(NO_ROOM)
                 return 0.0
             table = np.empty((n, 1))
             bad, _, count = labels_read(labels, table, 0, n, limits)
             mean, failed = NO_LOSS, False
             if bad < 0 < count:
-                failed = run(with_table(arguments, table, 1.0 / count), first, last, tasks, launcher)
+                failed = run(with_table(x, out, extra, table, 1.0 / count), first, last, tasks, launcher)
                 mean = column_total(view(table)) / count
             table[0, 0] = 0.0  # it lives until here: what is loaned keeps nothing alive
             if failed:
@@ -49,10 +48,6 @@ class LossLoop(Loop):
             return mean
 
         return loop
-
-    def kinds(self, dtype: str, scaled: bool) -> tuple[types.Type, ...]:
-        """The Numba types of the arguments."""
-        return *super().kinds(dtype, scaled), LoanedType(types.int64, 1, False), types.UniTuple(types.int64, 2)
 
 
 @inlined
@@ -73,15 +68,13 @@ def deep(x):
 
 
 @by_type
-def with_table(arguments, table, factor):
-    """The arguments of a loss without options whose numbers of rows are in a table, as contiguous as they."""
-    _, out, extra = arguments
+def with_table(x, out, extra, table, factor):
+    """What the work on a loss without options takes, with a table for the numbers of rows."""
     if len(extra) > 9:  # with a scale there are options
-        return lambda arguments, table, factor: arguments
+        return lambda x, out, extra, table, factor: (x, out, extra)
     shape, alone = deep if extra[0].ndim == 3 else flat, out == extra[0]
 
-    def plain(arguments, table, factor):
-        x, out, extra = arguments
+    def plain(x, out, extra, table, factor):
         rows = loaned(table, shape(x), extra[0])
         return x, rows if alone else out, (rows, extra[1], extra[2], 1.0, 0.0, 0.0, 0.0, factor, 0.0)
 
