@@ -167,8 +167,9 @@ CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
     ((65, 2), -1, ["pairs"]),
     ((65, 5), -1, ["narrow"]),
     ((65, 50), -1, ["batches"]),
-    ((65, 65), -1, []),
-    ((400, 65), -1, ["rows"]),
+    ((65, 240), -1, ["batches"]),
+    ((65, 241), -1, []),
+    ((400, 241), -1, ["rows"]),
     ((30, 50), None, []),
     ((30, 50), 0, []),
     ((300, 50), 0, ["columns"]),
@@ -177,7 +178,8 @@ CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
     ((4000, 5, 3), 1, ["columns"]),
     ((4, 30, 50), (1, 2), ["rows"]),
     ((4, 30, 50), (0, 1), ["columns"]),
-    ((4, 30, 50), (0, 2), ["rows"]),  # through blocks
+    ((4, 30, 50), (0, 2), ["batches"]),  # through blocks
+    ((4, 30, 90), (0, 2), ["rows"]),
     ((1, 70000), -1, ["split"]),
     ((70000, 3), 0, ["rows"]),  # too long for columns: through blocks of one row
 ]

@@ -20,7 +20,7 @@ from .rows import softmax_rows
 from .shuffles import any_lane, halves, lane, part, side_by_side, with_lane
 from .simd import doubles, full, is_single, narrow, select, width
 from .state import log_total
-from .views import rows_in
+from .views import rows_of_vectors
 from .visits import lane_sums, lane_tops, scalar
 from .writes import Terms, write_log_softmax, write_probabilities
 
@@ -32,9 +32,12 @@ class Rooms(NamedTuple):
     numbers: Any  # a number of each row in each lane, see the places below
     sums: Any  # the sum of each row, in eight lanes of float64
     rests: Any  # and its rest, of float64 terms
-    terms: Any  # the terms of each row, of up to four vectors
+    terms: Any  # the terms of each row
     asked: Any  # float64 numbers that losses need of each row
 
+
+# Vectors of room for the terms of all rows.
+TERM_VECTORS = 16 * BATCH_VECTORS
 
 # Places of numbers.
 SHIFT, FLOOR, MAGIC, PEAK, TOP, COUNT, HIGH, LOW, NAN = range(9)
@@ -226,13 +229,22 @@ def states_of(like, x, kept, top, count, scale, rooms):
 
 @piece
 def softmax_batch(like, x, out, row, count, scale, rooms):
-    if x.shape[1] > BATCH_VECTORS * width(like):
-        # No plan sends such rows here, but the room on the stack must not depend on that.
-        softmax_rows(x, out, 0, count, scale)
-        return
+    n, w = x.shape[1], width(like)
     # Where rows are no multiple of a vector, what is kept in `out` would be loaded next to the store of the row before,
-    # and waits for it. Here no two rows touch.
-    n, kept, numbers = x.shape[1], rows_in(rooms.terms), rooms.numbers
+    # and waits for it. Here no two rows touch, nor lie a power of two apart if all of them take more than a page: a
+    # load also waits for any earlier store whose address ends in the same twelve bits.
+    if n <= 4 * w:
+        # A distance that the compiler knows: 0.87 to 0.94 of the time.
+        softmax_of(like, x, out, count, scale, rooms, rows_of_vectors(rooms.terms, 4))
+    elif n <= BATCH_VECTORS * w:
+        softmax_of(like, x, out, count, scale, rooms, rows_of_vectors(rooms.terms, (n + w - 1) // w | 1))
+    else:  # no plan sends such rows here, but the room on the stack must not depend on that
+        softmax_rows(x, out, 0, count, scale)
+
+
+@inlined
+def softmax_of(like, x, out, count, scale, rooms, kept):
+    n, numbers = x.shape[1], rooms.numbers
     top = tops_of(like, x, count, rooms)
     shape = frames_of(like, top, scale, numbers)
     keep_numbers(numbers, TOP, left_out(top, n))

@@ -26,6 +26,9 @@ from .writes import along
 PIPELINED = 32768
 # Of rows of more than so many classes the one before is written, not the one before that: four are there, not six.
 WAITING = 8192
+# Terms of shorter rows do not go past the caches: what is loaded there lies across two vectors, and of rows of a few
+# hundred classes both still wait to be stored (softmax of 300 and 512 classes 1.05 to 1.3 of the time).
+PAST = 1000
 # Terms of up to so many classes are kept apart from results, where there are more numbers than a second cache holds.
 APART, CLOSE = 1024, 2**17
 
@@ -146,11 +149,12 @@ def in_step(
     write = along(result)
     visits = three_visits(result, write)
     kept_in, source_in, apart, room_for = keeping
+    least = PAST if keeping is TERMS else 0
 
     @inlined
     def run(x, out, first, last, scale, extra):
         like, n = lanes_of(x), x.shape[1]
-        at_once, past = n > WAITING, rows_go_past(out, x)
+        at_once, past = n > WAITING, n >= least and rows_go_past(out, x)
         own, turns = apart(out, x, past), 2 if at_once else 3
         room = room_for(like, turns, n if own else 0)
         terms = rows_of_terms(out, room, own)

@@ -26,6 +26,7 @@ from . import (
     split,
     weighted,
 )
+from .batches import TERM_VECTORS
 from .column_loops import over_columns, over_narrow
 from .jit import (
     LABELS,
@@ -42,10 +43,9 @@ from .jit import (
     loss,
     planned,
 )
-from .lengths import BATCH_VECTORS, BLOCK
+from .lengths import BLOCK
 from .loss_loops import LossLoop
 from .objects import CONTIGUOUS
-from .shuffles import abreast
 from .simd import doubles, wide, width
 from .small import PLACE, over_small, over_small_gradients, over_small_losses, to_out, to_table
 from .small_columns import over_small_column_gradients, over_small_column_losses, over_small_columns
@@ -82,7 +82,7 @@ def over_batches(work):
                 numbers=scratch(like, 16),
                 sums=scratch(eight, 16),
                 rests=scratch(eight, 16),
-                terms=scratch(abreast(like, BATCH_VECTORS), 16),
+                terms=scratch(like, TERM_VECTORS),
                 asked=scratch(many, 8),
             )
             for row in range(n * task // tasks, n * (task + 1) // tasks, w):

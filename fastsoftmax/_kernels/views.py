@@ -156,6 +156,26 @@ def rows_in(typingctx, room):
     return made(room), codegen
 
 
+@intrinsic
+def rows_of_vectors(typingctx, room, count):
+    """The view ``[row, class]`` of scratch room ``[0, row, lane]`` whose rows are so many vectors each."""
+    if not isinstance(room, ViewType) or room.ndim != 3 or not isinstance(count, types.Integer):
+        return None
+    made = ViewType(room.dtype, 2)
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(room)(context, builder, value=args[0])
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        _, vectors, lanes = cgutils.unpack_tuple(builder, source.shape)
+        _, apart, item = cgutils.unpack_tuple(builder, source.strides)
+        target.data = source.data
+        target.shape = cgutils.pack_array(builder, [builder.udiv(vectors, args[1]), builder.mul(lanes, args[1])])
+        target.strides = cgutils.pack_array(builder, [builder.mul(apart, args[1]), item])
+        return target._getvalue()
+
+    return made(room, types.int64), codegen
+
+
 @intrinsic(prefer_literal=True)
 def anew(typingctx, array):
     """The view once more: what is loaded from it is not what was loaded before and waits in a register.
