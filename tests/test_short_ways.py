@@ -317,3 +317,30 @@ def test_labels_of_calls_that_are_remembered(shape: tuple[int, ...], rng: np.ran
             assert loss == again[0]
             np.testing.assert_array_equal(gradient, again[1])
             assert np.isnan(fastsoftmax.cross_entropy(x, np.full_like(labels, -100), axis=1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((1, 300, 128), 1), ((1, 40000), -1), ((50000, 1), -1), ((1, 2, 30000), 1)]
+)
+def test_strides_of_axes_of_one(shape: tuple[int, ...], axis: int, rng: np.random.Generator) -> None:
+    """Such an axis may have any stride, and the array is contiguous nevertheless."""
+
+    def odd(array: np.ndarray) -> np.ndarray:
+        strides = [11 * step if length == 1 else step for step, length in zip(array.strides, array.shape, strict=True)]
+        return np.lib.stride_tricks.as_strided(array, array.shape, strides)
+
+    x, y = rng.normal(size=(2, *shape)).astype(np.float32)
+    labels = rng.integers(0, shape[axis], np.delete(shape, axis))
+    same, out = odd(x), odd(np.empty_like(x))
+    assert same.flags.c_contiguous
+    assert same.strides != x.strides
+    for _ in range(2):
+        np.testing.assert_array_equal(fastsoftmax.softmax(same, axis, out=out), fastsoftmax.softmax(x, axis))
+        np.testing.assert_array_equal(fastsoftmax.logsumexp(same, axis), fastsoftmax.logsumexp(x, axis))
+        expected = fastsoftmax.softmax_backward(x, y, axis)
+        np.testing.assert_array_equal(fastsoftmax.softmax_backward(same, odd(y), axis, out=out), expected)
+        loss, gradient = fastsoftmax.cross_entropy_with_grad(x, labels, axis=axis)
+        assert fastsoftmax.cross_entropy(same, odd(labels), axis=axis) == loss
+        found = fastsoftmax.cross_entropy_with_grad(same, odd(labels), axis=axis, out=out)
+        assert found[0] == loss
+        np.testing.assert_array_equal(found[1], gradient)

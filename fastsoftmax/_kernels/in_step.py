@@ -27,7 +27,7 @@ PIPELINED = 32768
 # Of rows of more than so many classes the one before is written, not the one before that: four are there, not six.
 WAITING = 8192
 # Terms of shorter rows do not go past the caches: what is loaded there lies across two vectors, and of rows of a few
-# hundred classes both still wait to be stored (softmax of 300 and 512 classes 1.05 to 1.3 of the time).
+# hundred classes both still wait to be stored (softmax of 300 and 512 classes took 1.05 to 1.9 times as long).
 PAST = 1000
 # Terms of up to so many classes are kept apart from results, where there are more numbers than a second cache holds.
 APART, CLOSE = 1024, 2**17

@@ -54,7 +54,8 @@ class LossLoop(Loop):
 def are_labels(labels, x, limits):
     """Whether there is a label for each row or column of x, of as many classes, or none at all."""
     n = labels.shape[0]
-    return n == 0 or (n * x.shape[1] == x.size and x.shape[1] == limits[0] and labels.strides[0] == 8)
+    dense = n == 1 or labels.strides[0] == 8
+    return n == 0 or (n * x.shape[1] == x.size and x.shape[1] == limits[0] and dense)
 
 
 @inlined

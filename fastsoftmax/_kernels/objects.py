@@ -96,7 +96,10 @@ def loaned(typingctx, array, shape, like):
 
 @intrinsic
 def are_planned(typingctx, arguments, shape):
-    """Whether the arrays of the plan have this shape and are contiguous; yes, whatever they are, for a shape of 0."""
+    """Whether the arrays of the plan have this shape and are contiguous; yes, whatever they are, for a shape of 0.
+
+    An axis of one may have any stride.
+    """
     if not isinstance(arguments, types.BaseTuple) or not isinstance(shape, types.UniTuple):
         return None
 
@@ -106,9 +109,12 @@ def are_planned(typingctx, arguments, shape):
         for place, kind in enumerate(arguments):
             if isinstance(kind, LoanedType) and kind.plan:
                 array = context.make_array(kind)(context, builder, builder.extract_value(args[0], place))
-                found = [*cgutils.unpack_tuple(builder, array.shape), *cgutils.unpack_tuple(builder, array.strides)]
-                for number, wanted in zip(found, lengths + strides, strict=True):
-                    fit = builder.and_(fit, builder.icmp_signed("==", number, wanted))
+                for length, wanted in zip(cgutils.unpack_tuple(builder, array.shape), lengths, strict=True):
+                    fit = builder.and_(fit, builder.icmp_signed("==", length, wanted))
+                steps = zip(cgutils.unpack_tuple(builder, array.strides), strides, lengths, strict=True)
+                for step, wanted, length in steps:
+                    alone = builder.icmp_signed("==", length, _I64(1))
+                    fit = builder.and_(fit, builder.or_(alone, builder.icmp_signed("==", step, wanted)))
         return builder.or_(fit, builder.icmp_signed("==", lengths[0], _I64(0)))
 
     return types.boolean(arguments, shape), codegen
