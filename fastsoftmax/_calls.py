@@ -103,8 +103,8 @@ def quick_sum(a: Any, axis: Any, out: np.ndarray | None) -> Any:
             sums = np.empty(a.shape[:-1], kind) if out is None else out
             state = code(a, sums, kind)
             if state == _execute.LARGE:
-                (seen,) = _layout.alike((a,), axis)
-                _run_plain("logsumexp", seen, sums.reshape(-1, 1), None)
+                seen = _layout.in_rows(a)
+                _run_plain("logsumexp", seen, sums.reshape(len(seen), 1), None)
             if state != _execute.OTHER:
                 return sums if sums.ndim or out is not None else sums[()]
     if _arguments.on_other_axis(a, axis, out):
@@ -136,8 +136,8 @@ def _quick_column_sums(a: np.ndarray, axis: int, out: np.ndarray | None) -> Any:
     sums = np.empty(_arguments.without_axis(a.shape, axis), kind) if out is None else out
     state = code(a, sums, kind, axis)
     if state == _execute.LARGE:
-        (seen,) = _layout.alike((a,), axis)
-        _run_plain("logsumexp", seen, sums.reshape(len(seen), 1, -1), None)
+        seen = _layout.in_columns(a, axis)
+        _run_plain("logsumexp", seen, sums.reshape(len(seen), 1, seen.shape[2]), None)
     return None if state == _execute.OTHER else sums
 
 
@@ -151,13 +151,17 @@ def _is_done(operation: str, *arrays: np.ndarray) -> bool:
 def _run_plain(operation: str, x: np.ndarray, out: np.ndarray, extra: Any) -> None:
     """Plan and execute what contiguous arrays hold, or do once more what was done for such arrays before.
 
-    They may be the caller's, to which another thread may give another shape meanwhile.
+    Those of one shape may be the caller's, to which another thread may give another meanwhile; what is not, as the
+    sums of `logsumexp` are not, is nobody's else.
     """
     threads, shape = _execute.get_num_threads(), x.shape
     call = operation, x.dtype, shape, threads, extra is None
     if _execute.repeat(call, x, out, extra) is None:
         plan = _plan.canonical(operation, _arguments.name_of(x.dtype), shape, threads, True)
-        _execute.run(plan, x.reshape(shape), out, extra, call)
+        # From here on they are nobody's else: this may take several calls of compiled code.
+        place = out if operation == "logsumexp" else out.reshape(shape)
+        more = extra.reshape(shape) if isinstance(extra, np.ndarray) else extra
+        _execute.run(plan, x.reshape(shape), place, more, call)
 
 
 def carry_out(operation: str, request: Request, masked: float = 0.0) -> np.ndarray:

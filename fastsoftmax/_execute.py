@@ -54,7 +54,7 @@ def _rounds(size: int) -> int:
 def repeat(call: Hashable, *arguments: Any) -> Any:
     """Do what `run` or `run_loss` did for a call of this name before, if it takes no question; None if it does.
 
-    It comes to True, or with labels to a mean loss (see `loss_loops`).
+    It comes to True, a loss to 0 or, with labels, to their mean loss (see `loss_loops`).
 
     Between arrays of megabytes each line of Python costs ten times what it does in a loop of small calls.
     """

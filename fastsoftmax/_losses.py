@@ -93,7 +93,7 @@ def _again(
     numbers = _NO_NUMBERS[len(shape)]
     if operation == "cross_entropy":
         place = _NO_ROWS[len(shape)]
-    call = operation, x.dtype, shape, _execute.get_num_threads(), True
+    call = operation, x.dtype, shape, _execute.get_num_threads(), True  # as `_linear` names it
     found: float | None = _execute.repeat(call, x, place, numbers, labels, (shape[1], ignored))
     return found
 

@@ -36,8 +36,8 @@ class Rooms(NamedTuple):
     asked: Any  # float64 numbers that losses need of each row
 
 
-# Vectors of room for the terms of all rows.
-TERM_VECTORS = 16 * BATCH_VECTORS
+# Vectors of room for the terms of all rows, which lie an odd number of them apart.
+TERM_VECTORS = 16 * (BATCH_VECTORS | 1)
 
 # Places of numbers.
 SHIFT, FLOOR, MAGIC, PEAK, TOP, COUNT, HIGH, LOW, NAN = range(9)

@@ -36,7 +36,9 @@ CHANGED = "an array was given another shape while it was worked on"
 class LoanedType(types.Array):
     """An array that the caller keeps alive while compiled code uses it: nobody counts who does.
 
-    Whether it is of `plan`, the first array of a loop or one of its shape, is for `are_planned`.
+    An array of the `plan`, the first one of a loop or another of its shape, may be one that other threads know: what
+    it holds lies within its memory as long as `are_planned` finds the shape and the strides of the plan, whatever its
+    dtype is by then. Any other has to be nobody's else.
     """
 
     def __init__(self, dtype: types.Type, ndim: int, plan: bool) -> None:
@@ -45,6 +47,7 @@ class LoanedType(types.Array):
 
     @property
     def key(self) -> tuple[Any, ...]:
+        """What tells types apart: a gradient of float64 from a table of numbers, too."""
         return (*super().key, self.plan)
 
 

@@ -56,8 +56,8 @@ def worth_tiles(x, out):
 @inlined
 def worth_runs(x, out):
     """Whether columns of which nothing is copied go faster class by class: likewise, also near each other."""
-    apart = x.strides[1]
-    return x.shape[1] * min(apart & -apart, PLACE) >= CROWD * PLACE or is_apart(x, out)
+    round_part = x.strides[1] & -x.strides[1]  # the largest power of two in the distance
+    return x.shape[1] * min(round_part, PLACE) >= CROWD * PLACE or is_apart(x, out)
 
 
 @inlined
