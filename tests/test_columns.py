@@ -20,18 +20,18 @@ WIDTH = 32
 
 @pytest.fixture(scope="module")
 def columns_of_tile() -> Any:
-    def asked(x: Any, out: Any, shares: int) -> int:
-        columns: int = tile_columns(view(x), view(out), 32, shares)
+    def asked(x: Any, out: Any, shares: int, copies: bool) -> int:
+        columns: int = tile_columns(view(x), view(out), 32, shares, copies)
         return columns
 
     array = numba.types.Array(DTYPES["float32"], 3, "A")
-    code = numba.njit(asked).compile((array, array, numba.int64))
+    code = numba.njit(asked).compile((array, array, numba.int64, numba.boolean))
 
-    def columns(shape: tuple[int, int, int], written: int, shares: int) -> int:
+    def columns(shape: tuple[int, int, int], written: int, shares: int, copies: bool = True) -> int:
         # Only shapes and strides count: nothing is there.
         x = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), shape, (0, 0, 4))
         out = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (shape[0], written, shape[2]), (0, 0, 4))
-        found: int = code(x, out, shares)
+        found: int = code(x, out, shares, copies)
         return found
 
     return columns
@@ -42,6 +42,9 @@ def test_tiles(columns_of_tile: Any) -> None:
     assert columns_of_tile((8, 21, 65536), 21, 1) == TILE_COLUMNS
     assert columns_of_tile((8, 21, 65536), 1, 1) == TILE_COLUMNS_READ
     assert columns_of_tile((1, 1000, 4096), 1000, 1) == TILE // 1000 // WIDTH * WIDTH
+    assert columns_of_tile((1, 1000, 4096), 1000, 1, False) == 2 * TILE // 1000 // WIDTH * WIDTH
+    assert columns_of_tile((1, 1001, 4096), 1001, 1, False) == TILE // 1001 // WIDTH * WIDTH
+    assert columns_of_tile((1, 100, 4096), 100, 1, False) == TILE_COLUMNS
     assert columns_of_tile((1, 21, 40), 21, 1) == 2 * WIDTH
     assert columns_of_tile((1, 21, 7), 21, 1) == WIDTH
     assert columns_of_tile((1, TILE // WIDTH + 1, 4096), 1, 1) == 0

@@ -214,13 +214,14 @@ def over_columns(work: ColumnWork) -> Any:
     numbers of rows as ``(o, i, count)`` in an array of three axes, as ``(row, _, count)`` in one of two.
     """
     alone, together, tiles = where_they_lie(work), side_by_side(work), through_tiles(work)
-    writes, worth = work.write is not nothing_written, worth_tiles if work.copies else worth_runs
+    writes, copies = work.write is not nothing_written, work.copies
+    worth = worth_tiles if copies else worth_runs
 
     def loop(first, last, tasks, x, out, extra):
         logits, results, more = view(x), view(out), view(extra)
         w, inner = width(in_registers(lanes_of(logits))), x.shape[2]
         each, shares = outers_in(w, logits, more), (tasks + x.shape[0] - 1) // x.shape[0]
-        tiled = tile_columns(x, out, w, shares) if each == 1 and worth(x, out) else 0
+        tiled = tile_columns(x, out, w, shares, copies) if each == 1 and worth(x, out) else 0
         past = writes and tiled > 0 and goes_past(results, min(tiled, inner), logits, more)
         lead = columns_of_line_before(results) if past else 0
         step = max(tiled, w)

@@ -35,13 +35,15 @@ PLACE, CROWD = 4096, 16
 
 
 @inlined
-def tile_columns(x, out, least, shares):
+def tile_columns(x, out, least, shares, copies):
     """How many columns a tile of x has, a multiple of `least`; 0 if there is no room for these.
 
-    No more than leave a tile, in whole vectors, for each of about so many `shares` of the columns of x.
+    No more than leave a tile, in whole vectors, for each of about so many `shares` of the columns of x. Where nothing
+    is copied, what would be one is only read again (1000 classes: 256 columns 0.82 to 0.95 of the time of 128).
     """
     most = TILE_COLUMNS if out.shape[1] == x.shape[1] else TILE_COLUMNS_READ
-    columns = min(TILE // x.shape[1], most, (x.shape[2] + shares - 1) // shares + least - 1)
+    room = TILE if copies or x.shape[1] > MANY else 2 * TILE
+    columns = min(room // x.shape[1], most, (x.shape[2] + shares - 1) // shares + least - 1)
     return columns // least * least
 
 
