@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -12,7 +13,15 @@ import pytest
 from reference import BFLOAT16
 
 from fastsoftmax._kernels import memory, shuffles, simd
-from fastsoftmax._kernels.elementary import DOUBLE, SINGLE, exp_pair, log1p_pair, log_pair
+from fastsoftmax._kernels.elementary import (
+    DOUBLE,
+    SINGLE,
+    exp_normal,
+    exp_pair,
+    log1p_pair,
+    log1p_short,
+    log_pair,
+)
 from fastsoftmax._kernels.jit import DTYPES, inlined
 from fastsoftmax._kernels.loops import KERNELS
 from fastsoftmax._kernels.memory import load, store
@@ -178,6 +187,40 @@ def test_pairs_of_float64() -> None:
                     # The correction of log is a plain float64 of at most half the square of f, 0.09.
                     assert max(errors[:2]) < 2.0**-53
                     assert abs(pair[2] - exact[2]) < 2.0**-56 * max(1, abs(exact[2]))
+
+
+def test_short_exp_and_log1p() -> None:
+    """What float32 terms need of them: all digits of a small result, scalars and vectors with the same bits."""
+
+    def vector(x: Any, out: Any) -> None:
+        v = load(doubles(0.0), view(x), (0,), None, 0.0)
+        store(view(out), (0,), exp_normal(v * -1.0), None)
+        store(view(out), (8,), log1p_short(v), None)
+
+    def scalar(x: Any, out: Any) -> None:
+        for lane in range(8):
+            out[lane], out[8 + lane] = exp_normal(x[lane] * -1.0), log1p_short(x[lane])
+
+    vectors, scalars = (compiled(f, "float64", "float64") for f in (vector, scalar))
+    # Where log1p changes its power of two, one term of many, all terms of the longest block, and some of each size.
+    edges = [math.sqrt(2) - 1 + d for d in (-1e-15, 0, 1e-15)] + [2 * math.sqrt(2) - 1, 1.0, 65535.0, 1e-300, 699.0]
+    rng = np.random.default_rng(0)
+    scales = np.repeat([1e-12, 1e-3, 0.3, 1, 30, 200], 20)
+    drawn = [np.abs(rng.normal(0, scale, 8)).clip(None, 699) for scale in scales]
+    with mpmath.workdps(40):
+        for x in (np.array(edges), *drawn):
+            out, again = np.empty(16), np.empty(16)
+            vectors(x, out)
+            scalars(x, again)
+            np.testing.assert_array_equal(out, again)
+            for value, exp, log in zip(x, out[:8], out[8:], strict=True):
+                assert abs(exp - mpmath.exp(-value)) < 2.0**-34 * mpmath.exp(-value)
+                assert abs(log - mpmath.log1p(value)) < 2.0**-30 * mpmath.log1p(value)
+    out = np.empty(16)
+    scalars(np.array([0.0, np.nan, 1e5, 1e300, np.inf, 3.0, 4.0, 5.0]), out)
+    np.testing.assert_array_equal(out[[0, 8]], [1.0, 0.0])
+    assert np.isnan(out[[1, 9, 12]]).all()
+    assert 0 < out[2] == out[3] < 1.1e-304  # the least there is
 
 
 def test_code_has_vectors_and_no_libm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def main():
     def relative(r):
         return max(r**2, mp.mpf(10) ** -12) / mp.exp(r)
 
-    for dtype, steps, terms in ((np.float32, 8, 3), (np.float64, 1, 10)):
+    for dtype, steps, terms in ((np.float32, 8, 3), (np.float64, 1, 10), (np.float64, 1, 6)):
         half = ln2 / (2 * steps)
         show(
             f"(exp(r)-1-r)/r**2, {dtype.__name__} in {steps} steps",
@@ -97,6 +97,16 @@ def main():
     show(
         "(2*atanh(s)-2*s)/s**3 in s**2, float64",
         *remez(atanh_tail, lambda z: max(z, mp.mpf(10) ** -12), mp.mpf(0), edge, 7),
+        np.float64,
+    )
+
+    def atanh(z):
+        s = mp.sqrt(z)
+        return 2 * mp.atanh(s) / s if z > mp.mpf(10) ** -20 else mp.mpf(2)
+
+    show(
+        "2*atanh(s)/s in s**2, to float32's digits",
+        *remez(atanh, lambda z: 1 / atanh(z), mp.mpf(0), edge, 4),
         np.float64,
     )
 

@@ -204,7 +204,9 @@ def column_state(like, total, tops, top, shape, nan, scale):
     m = wide(top)
     z, tail = scaled(m - wide(shape.shift), scale)
     r, r_rest = others(like, wide(tops), total[0], total[1], z, tail, wide(shape.k))
-    return m, at_infinity(m, r, wide(nan)), finite_rest(m, r_rest)
+    if any_lane(top - top != 0.0):
+        return m, at_infinity(m, r, wide(nan)), finite_rest(m, r_rest)
+    return m, r, r_rest
 
 
 @inlined

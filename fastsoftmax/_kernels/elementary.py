@@ -189,11 +189,18 @@ def exp_pair(v, tail):
 
 
 @inlined
+def exp_short(v, k):
+    """``exp(v - k*ln 2)`` in float64 to 34 bits, enough for float32, for ``k = round(v / ln 2)`` below 2**20."""
+    r = fma(k, -_LN2, v)
+    return fma(polynomial(r, r * r, _EXP_SHORT), r * r, r + 1.0)
+
+
+@inlined
 def exp_normal(v):
-    """``exp(v)`` for ``v <= 0`` in float64; 1e-304 and no less."""
+    """``exp(v)`` for ``v <= 0`` in float64 to 34 bits; 1e-304 and no less."""
     v = select(v < -700.0, full(v, -700.0), v)
     k, exponent = nearest_whole(v)
-    return (exp_near(v, None, k) + 1.0) * from_bits(bits(full(v, 1.0)) + exponent)
+    return exp_short(v, k) * from_bits(bits(full(v, 1.0)) + exponent)
 
 
 @inlined
@@ -211,8 +218,7 @@ def log_parts(whole):
     ``whole = 2**k * u`` with `u` in [sqrt(1/2), sqrt(2)); ``log u = 2*atanh(s)``, ``s = (u-1)/(u+1)``, which is
     ``f - (square - s*curve)`` with ``f = u - 1``: the scheme of fdlibm's e_log.c.
     """
-    # The distance of the bits of sqrt(1/2) and 1 carries into the exponent where u would reach sqrt(2).
-    exponent = ((bits(whole) + 0x95F619980C433) >> 52) - 1023
+    exponent = ((bits(whole) + _TO_SQRT_2) >> 52) - DOUBLE.bias
     f = from_bits(bits(whole) - (exponent << 52)) - 1.0
     s = f / (f + 2.0)
     z = s * s
@@ -235,13 +241,18 @@ def log_pair(whole, lost):
 
 
 @inlined
-def log1p(r):
-    """``log(1 + r)`` in float64 for ``r > -1``, within 2 ulp; NaN from 2**1023 up."""
-    whole, lost = two_sum(full(r, 1.0), r)
-    k, f, square, s, curve, exponent = log_parts(whole)
-    # What the sum lost matters where it is next to 1, and there it need not be divided by it.
-    low = lost * from_bits((1023 - exponent) << 52)
-    return fma(k, _LN2_SHORT, f - (square - fma(s, curve, fma(k, _LN2_SHORT_REST, low))))
+def log1p_short(r):
+    """``log(1 + r)`` in float64 to 30 bits, enough for float32, for ``r > -1``; NaN from 2**1023 up.
+
+    As in `log_parts`, but ``u - 1`` and ``u + 1`` times ``2**k`` are ``r - (2**k - 1)`` and ``(1 + r) + 2**k``. So a
+    small `r` keeps its digits without what the sum lost.
+    """
+    whole = 1.0 + r
+    exponent = (bits(whole) + _TO_SQRT_2) >> 52
+    power = from_bits(exponent << 52)
+    s = (r - (power - 1.0)) / (whole + power)
+    k = from_bits(exponent + _MAGIC_BITS) - (_MAGIC + DOUBLE.bias)
+    return fma(k, _LN2, s * polynomial(s * s, None, _ATANH_SHORT))
 
 
 @inlined
@@ -251,6 +262,8 @@ def log1p_pair(r, rest):
     return log_pair(whole, lost + rest)
 
 
+# The distance of the bits of sqrt(1/2) and 1 carries into the exponent where u would reach sqrt(2).
+_TO_SQRT_2 = 0x95F619980C433
 _MAGIC = DOUBLE.magic
 _MAGIC_BITS = 0x4338000000000000
 # ln 2 cut to 32 bits, so that its product with an exponent is exact.
@@ -265,5 +278,26 @@ _ATANH = tuple(
         "0x1.74663fa838138p-3",
         "0x1.39a1a666c249fp-3",
         "0x1.2f0639e939f1cp-3",
+    )
+)
+# The same for 2*atanh(s)/s, and exp as `Exponential` has it, to the digits that float32 terms need.
+_ATANH_SHORT = tuple(
+    float.fromhex(c)
+    for c in (
+        "0x1.fffffffa138a6p+0",
+        "0x1.5555877092d63p-1",
+        "0x1.9957835a6a29fp-2",
+        "0x1.3270a93a83c0ep-2",
+    )
+)
+_EXP_SHORT = tuple(
+    float.fromhex(c)
+    for c in (
+        "0x1.0000003a22c08p-1",
+        "0x1.5555544350826p-3",
+        "0x1.55548dc623fdap-5",
+        "0x1.1112709541ea2p-7",
+        "0x1.6d8d05abb6de1p-10",
+        "0x1.9f08be6ef4e65p-13",
     )
 )

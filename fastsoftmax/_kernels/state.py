@@ -9,7 +9,17 @@ from __future__ import annotations
 import numpy as np
 from numba.core import types
 
-from .elementary import Exponential, constants_of, exp_near, exp_pair, log1p, log1p_pair, power_of_two, two_sum
+from .elementary import (
+    Exponential,
+    constants_of,
+    exp_near,
+    exp_pair,
+    exp_short,
+    log1p_pair,
+    log1p_short,
+    power_of_two,
+    two_sum,
+)
 from .jit import by_type, inlined
 from .online import scaled
 from .simd import bits, fma, full, is_single, select
@@ -99,7 +109,7 @@ def others(like, count, total, rest, z, tail, k):
     shrink = one_by_unit(constants_of(like))
     if is_single(like):
         return lambda like, count, total, rest, z, tail, k: (
-            fma(total * shrink, 1.0 / top_term(z, tail, k)[0], count - 1.0),
+            fma(total * shrink, exp_short(0.0 - z, 0.0 - k), count - 1.0),
             None,
         )
 
@@ -134,7 +144,7 @@ def finite_rest(m, rest):
 def log_others(r, rest):
     """``log(1 + r)`` as a pair, or as one number if `r` is one; 0 for the -1 of a row of -inf."""
     if isinstance(rest, types.NoneType):
-        return lambda r, rest: (select(r == full(r, -1.0), full(r, 0.0), log1p(r)), None)
+        return lambda r, rest: (select(r == full(r, -1.0), full(r, 0.0), log1p_short(r)), None)
 
     def pair(r, rest):
         log, log_rest = log1p_pair(r, rest)
