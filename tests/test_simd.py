@@ -214,7 +214,8 @@ def test_short_exp_and_log1p() -> None:
             scalars(x, again)
             np.testing.assert_array_equal(out, again)
             for value, exp, log in zip(x, out[:8], out[8:], strict=True):
-                assert abs(exp - mpmath.exp(-value)) < 2.0**-34 * mpmath.exp(-value)
+                least = mpmath.exp(-min(value, 700))
+                assert abs(exp - least) < 2.0**-34 * least
                 assert abs(log - mpmath.log1p(value)) < 2.0**-30 * mpmath.log1p(value)
     out = np.empty(16)
     scalars(np.array([0.0, np.nan, 1e5, 1e300, np.inf, 3.0, 4.0, 5.0]), out)
