@@ -27,7 +27,7 @@ from . import (
     weighted,
 )
 from .batches import TERM_VECTORS
-from .column_loops import over_columns, over_narrow
+from .column_loops import in_flight, over_columns, over_narrow
 from .jit import (
     LABELS,
     LIMITS,
@@ -193,7 +193,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         (SCALE, SCALE),
         rows=over_rows(rows.softmax_rows),
         pairs=over_rows(pairs.softmax_pairs),
-        narrow=over_narrow(columns.softmax_columns),
+        narrow=over_narrow(columns.softmax_columns, at_once=in_flight),
         batches=over_batches(batches.softmax_batch),
         columns=over_columns(columns.softmax_columns),
         split=over_blocks(split.softmax_blocks),
@@ -203,7 +203,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         (SCALE, SCALE),
         rows=over_rows(rows.log_softmax_rows),
         pairs=over_rows(pairs.log_softmax_pairs),
-        narrow=over_narrow(columns.log_softmax_columns),
+        narrow=over_narrow(columns.log_softmax_columns, at_once=in_flight),
         batches=over_batches(batches.log_softmax_batch),
         columns=over_columns(columns.log_softmax_columns),
         split=over_blocks(split.log_softmax_blocks),
@@ -213,7 +213,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         (SCALE, SCALE),
         array,
         rows=over_rows(rows.logsumexp_rows),
-        narrow=over_narrow(columns.logsumexp_columns),
+        narrow=over_narrow(columns.logsumexp_columns, at_once=in_flight),
         batches=over_batches(batches.logsumexp_batch),
         columns=over_columns(columns.logsumexp_columns),
         split=over_blocks(split.logsumexp_blocks),
@@ -240,7 +240,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         numbers,
         rows=over_rows(losses.loss_rows),
         batches=over_batches(loss_batches.loss_batch),
-        narrow=over_narrow(loss_columns.loss_columns, no_columns),
+        narrow=over_narrow(loss_columns.loss_columns, no_columns, in_flight),
         columns=over_columns(loss_columns.loss_columns),
     ),
     "cross_entropy_with_grad": _kernels(
