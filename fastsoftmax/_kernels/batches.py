@@ -10,19 +10,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .columns import column_factor, column_logs, column_state
 from .jit import by_type, inlined, piece
 from .lengths import BATCH_VECTORS
 from .memory import everywhere, load, put, store
-from .online import Frame, bigger, frame, join, left_out
+from .online import Frame, add, bigger, empty_sum, frame, join, left_out, term
 from .row_states import NEAR_ZERO, nan_of, refined
 from .rows import softmax_rows
-from .shuffles import any_lane, halves, lane, part, side_by_side, with_lane
+from .shuffles import abreast, any_lane, halves, lane, part, side_by_side, with_lane
 from .simd import doubles, full, is_single, narrow, select, width
 from .state import log_total
 from .views import rows_of_vectors
-from .visits import lane_sums, lane_tops, scalar
-from .writes import Terms, write_log_softmax, write_probabilities
+from .visits import keep, lane_sums, lane_tops, others_of, repeated_frame, scalar
+from .writes import Terms, log_softmax_at, probability, write_log_softmax, write_probabilities
 
 
 class Rooms(NamedTuple):
@@ -75,6 +77,18 @@ def keep_numbers(numbers, place, v):
 
 
 @inlined
+def keep_pair(numbers, pair):
+    """Keep what all classes of a row are written with: a factor or a logarithm, and its rest."""
+    keep_numbers(numbers, HIGH, pair[0])
+    keep_numbers(numbers, LOW, pair[1])
+
+
+@inlined
+def pair_at(like, numbers, k):
+    return number_at(like, numbers, HIGH, k), number_at(like, numbers, LOW, k)
+
+
+@inlined
 def frame_at(like, numbers, k):
     """The frame of row k, as far as terms need it."""
     return Frame(
@@ -109,9 +123,30 @@ def folded_tops(like, rooms):
 @inlined
 def tops_of(like, x, count, rooms):
     """The maxima of the rows, one in each lane; those of absent rows are the last one's."""
-    w = width(like)
+    n, w = x.shape[1], width(like)
+    if n == 2 * w:
+        return tops_of_two(like, x, None, count, rooms)
+    if n < 2 * w:
+        return tops_of_two(like, x, n, count, rooms)
     for k in range(w):
-        store(rooms.vectors, (0, k, 0), lane_tops(like, x, min(k, count - 1), 0, x.shape[1]), None)
+        store(rooms.vectors, (0, k, 0), lane_tops(like, x, min(k, count - 1), 0, n), None)
+    return kept_tops(like, rooms)
+
+
+@inlined
+def tops_of_two(like, x, n, count, rooms):
+    """The same for rows of more than one vector and up to two; `n` is None for two whole ones.
+
+    Such rows need none of what finds the parts of a row, which is more than they are themselves.
+    """
+    for k in range(width(like)):
+        v = load(abreast(like, 2), x, (min(k, count - 1), 0), n, -np.inf)
+        store(rooms.vectors, (0, k, 0), bigger(part(v, 0, like), part(v, 1, like)), None)
+    return kept_tops(like, rooms)
+
+
+@inlined
+def kept_tops(like, rooms):
     top = folded_tops(like, rooms)
     keep_numbers(rooms.numbers, TOP, top)
     return top
@@ -197,16 +232,56 @@ def folded_sums(like, rooms):
     return lambda like, rooms: eight_sums(like, rooms, 0)
 
 
+def sums_of_two(summed: Any) -> Any:
+    """Keep the sums of rows of more than one vector and up to two; `n` is None for two whole ones.
+
+    ``summed(like, numbers, k, v, e)`` is what is added of the terms `e` of row k. Terms stay in `kept` if not None, the
+    first `stored` of them or, for None, all.
+    """
+
+    @inlined
+    def run(like, x, kept, n, stored, count, scale, rooms):
+        two, numbers = abreast(like, 2), rooms.numbers
+        for k in range(count):
+            v = load(two, x, (k, 0), n, -np.inf)
+            e = term(v, repeated_frame(frame_at(like, numbers, k), two), scale)
+            keep(kept, (k, 0), e, stored)
+            e = summed(like, numbers, k, v, e)
+            keep_sum(like, rooms, k, add(empty_sum(like), part(e, 0, like) + part(e, 1, like)))
+
+    return run
+
+
+@inlined
+def every_term(like, numbers, k, v, e):
+    return e
+
+
+@inlined
+def others_at(like, numbers, k, v, e):
+    e, tops = others_of(v, number_at(like, numbers, TOP, k), e)
+    put(numbers, (0, COUNT, k), tops)
+    return e
+
+
+all_of_two, others_of_two = sums_of_two(every_term), sums_of_two(others_at)
+
+
 @inlined
 def lane_sums_of(like, x, kept, count, scale, rooms):
     """Keep the sums of the rows' terms that are not their maximum; how many are. Terms stay in `kept` if not None."""
-    numbers = rooms.numbers
+    n, w, numbers = x.shape[1], width(like), rooms.numbers
     keep_numbers(numbers, COUNT, full(like, 1.0))
-    for k in range(count):
-        top = number_at(like, numbers, TOP, k)
-        total, tops = lane_sums(like, x, kept, top, k, 0, x.shape[1], frame_at(like, numbers, k), scale)
-        keep_sum(like, rooms, k, total)
-        put(numbers, (0, COUNT, k), tops)
+    if n == 2 * w:
+        others_of_two(like, x, kept, None, None, count, scale, rooms)
+    elif n < 2 * w:
+        others_of_two(like, x, kept, n, n, count, scale, rooms)
+    else:
+        for k in range(count):
+            top = number_at(like, numbers, TOP, k)
+            total, tops = lane_sums(like, x, kept, top, k, 0, n, frame_at(like, numbers, k), scale)
+            keep_sum(like, rooms, k, total)
+            put(numbers, (0, COUNT, k), tops)
     return load(like, numbers, (0, COUNT, 0), None, 0.0)
 
 
@@ -230,6 +305,12 @@ def states_of(like, x, kept, top, count, scale, rooms):
 @piece
 def softmax_batch(like, x, out, row, count, scale, rooms):
     n, w = x.shape[1], width(like)
+    if n == 2 * w:
+        softmax_of_two(like, x, out, None, count, scale, rooms)
+        return
+    if n < 2 * w:
+        softmax_of_two(like, x, out, n, count, scale, rooms)
+        return
     # Where rows are no multiple of a vector, what is kept in `out` would be loaded next to the store of the row before,
     # and waits for it. Here no two rows touch, nor lie a power of two apart if all of them take more than a page: a
     # load also waits for any earlier store whose address ends in the same twelve bits.
@@ -249,24 +330,46 @@ def softmax_of(like, x, out, count, scale, rooms, kept):
     shape = frames_of(like, top, scale, numbers)
     keep_numbers(numbers, TOP, left_out(top, n))
     tops = lane_sums_of(like, x, kept, count, scale, rooms)
-    high, low = column_factor(like, folded(like, rooms, count), tops, shape)
-    keep_numbers(numbers, HIGH, high)
-    keep_numbers(numbers, LOW, low)
+    keep_pair(numbers, column_factor(like, folded(like, rooms, count), tops, shape))
     for k in range(count):
-        factor = number_at(like, numbers, HIGH, k), number_at(like, numbers, LOW, k)
-        write_probabilities(like, x, out, k, 0, n, (Terms(kept, None, None, None), factor))
+        write_probabilities(like, x, out, k, 0, n, (Terms(kept, None, None, None), pair_at(like, numbers, k)))
+
+
+@inlined
+def softmax_of_two(like, x, out, n, count, scale, rooms):
+    """The same for rows of more than one vector and up to two, of whose sums no term is left out."""
+    numbers, two = rooms.numbers, abreast(like, 2)
+    # Terms lie four vectors apart, and are stored whole: a masked store is no source for the load that follows.
+    kept = rows_of_vectors(rooms.terms, 4)
+    shape = frames_of(like, tops_of_two(like, x, n, count, rooms), scale, numbers)
+    all_of_two(like, x, kept, n, None, count, scale, rooms)
+    keep_pair(numbers, column_factor(like, folded(like, rooms, count), full(like, 0.0), shape))
+    for k in range(count):
+        e = load(two, kept, (k, 0), None, 0.0)
+        store(out, (k, 0), probability(two, e, pair_at(like, numbers, k)), n)
 
 
 @piece
 def log_softmax_batch(like, x, out, row, count, scale, rooms):
-    n, numbers = x.shape[1], rooms.numbers
+    n, w, numbers = x.shape[1], width(like), rooms.numbers
     state, _ = states_of(like, x, None, tops_of(like, x, count, rooms), count, scale, rooms)
-    high, low = column_logs(like, state)
-    keep_numbers(numbers, HIGH, high)
-    keep_numbers(numbers, LOW, low)
+    keep_pair(numbers, column_logs(like, state))
+    if n == 2 * w:
+        write_logs_of_two(like, x, out, None, count, scale, numbers)
+    elif n < 2 * w:
+        write_logs_of_two(like, x, out, n, count, scale, numbers)
+    else:
+        for k in range(count):
+            write_log_softmax(
+                like, x, out, k, 0, n, (number_at(like, numbers, TOP, k), pair_at(like, numbers, k), scale)
+            )
+
+
+@inlined
+def write_logs_of_two(like, x, out, n, count, scale, numbers):
     for k in range(count):
-        log = number_at(like, numbers, HIGH, k), number_at(like, numbers, LOW, k)
-        write_log_softmax(like, x, out, k, 0, n, (number_at(like, numbers, TOP, k), log, scale))
+        more = number_at(like, numbers, TOP, k), pair_at(like, numbers, k), scale
+        store(out, (k, 0), log_softmax_at(abreast(like, 2), x, k, 0, n, more), n)
 
 
 @piece

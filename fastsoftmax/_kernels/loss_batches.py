@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .batches import COUNT, HIGH, LOW, TOP, frame_at, keep_numbers, number_at, states_of, tops_of
+from .batches import COUNT, TOP, frame_at, keep_numbers, keep_pair, number_at, pair_at, states_of, tops_of
 from .columns import lanes_pair
 from .in_step import kept_nowhere
 from .jit import inlined, piece
@@ -54,8 +54,7 @@ def whole_gradient(like, x, kept, out, count, state, shape, a, at_target, factor
     q, rest = factor_of_state(like, state, wide(shape.peak), wide(shape.lost))
     high, low = lanes_pair(like, *product(q, rest, a * factor, 0.0))
     smooth = terms[1] * factor
-    keep_numbers(numbers, HIGH, high)
-    keep_numbers(numbers, LOW, normal(like, low))
+    keep_pair(numbers, (high, normal(like, low)))
     keep_numbers(numbers, SHIFTED, narrow(like, 0.0 - smooth))
     keep_numbers(asked, ENTRY, at_target * factor)
     keep_numbers(asked, SMOOTH, smooth)
@@ -64,11 +63,7 @@ def whole_gradient(like, x, kept, out, count, state, shape, a, at_target, factor
         if label < 0:
             write_zeros(like, x, out, k, 0, n, None)
             continue
-        multiple = (
-            number_at(like, numbers, HIGH, k),
-            number_at(like, numbers, LOW, k),
-            number_at(like, numbers, SHIFTED, k),
-        )
+        multiple = *pair_at(like, numbers, k), number_at(like, numbers, SHIFTED, k)
         of_row = Terms(kept, frame_at(like, numbers, k), scale, None)
         write_gradient(like, x, out, k, 0, n, of_row, multiple, number(asked, (0, SMOOTH, k)), weights)
         put(out, (k, label), number(asked, (0, ENTRY, k)))
