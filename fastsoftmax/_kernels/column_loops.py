@@ -9,6 +9,7 @@ from typing import Any
 
 from numba.core import types
 
+from .ahead import ROWS_AHEAD, ask_for_rows
 from .jit import by_type, inlined, piece
 from .lengths import MOST_PACKED, SUMS_ROOM
 from .memory import load, store
@@ -18,7 +19,7 @@ from .simd import full, wide, width
 from .sweeps import NUMBERS, STRAND_ROWS, ColumnWork, Rooms, nothing_written
 from .target import has_avx512
 from .tiles import columns_of_line_before, heap, keep_alive, same_place, tile_columns, tiles_of, worth_runs, worth_tiles
-from .transposed import ROWS_AHEAD, ask_for_rows, load_rows, second_rows, store_columns
+from .transposed import load_rows, second_rows, store_columns
 from .views import ViewType, doubles_in, few_rows, from_place, lanes_of, scratch, view, with_classes
 
 

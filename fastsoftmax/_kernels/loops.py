@@ -26,6 +26,7 @@ from . import (
     split,
     weighted,
 )
+from .ahead import ask_for_rows, batches_ahead
 from .batches import TERM_VECTORS
 from .column_loops import in_flight, over_columns, over_narrow
 from .jit import (
@@ -85,8 +86,12 @@ def over_batches(work):
                 terms=scratch(like, TERM_VECTORS),
                 asked=scratch(many, 8),
             )
+            ahead = batches_ahead(like, logits) * w
             for row in range(n * task // tasks, n * (task + 1) // tasks, w):
                 count = min(n * (task + 1) // tasks - row, w)
+                if ahead:
+                    ask_for_rows(logits, row + ahead, w, False)
+                    ask_for_rows(results, row + ahead, w, True)
                 work(like, from_row(logits, row), from_row(results, row), row, count, more, rooms)
 
     return loop

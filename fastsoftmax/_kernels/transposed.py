@@ -8,29 +8,14 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from .ahead import ROWS_AHEAD, ask_for_rows
 from .half import from_lanes, to_lanes
 from .jit import by_type, inlined
-from .memory import _address, load, prefetch_at, store
+from .memory import _address, load, store
 from .shuffles import _joined, _lanes
-from .simd import _I32, COMPUTED_IN, LINE, _llvm, width
+from .simd import _I32, COMPUTED_IN, _llvm, width
 from .tails import first_lanes, load_first, store_first
 from .views import ViewType, from_row, lanes_of, with_classes
-
-# Rows of a few classes are asked for so many rows ahead: between its loads and its stores a group computes for
-# longer than processors look ahead.
-ROWS_AHEAD = 128
-
-
-@inlined
-def ask_for_rows(array, row, count, to_write):
-    """Ask for some rows, which need not exist: for each line of rows that follow each other, else one of each row."""
-    stride = array.strides[0]
-    close = 0 < stride < LINE
-    step = LINE if close else stride
-    offset = row * stride
-    for _ in range((count * stride + LINE - 1) // LINE if close else count):
-        prefetch_at(array, offset, to_write)
-        offset += step
 
 
 @inlined
