@@ -298,3 +298,21 @@ def test_no_half_goes_another_way() -> None:
     assembly = assembly_of("softmax_backward", "float16")
     assert "movnt" in assembly
     assert not re.search(r"vmov(ap|dqa)\w*\s+%ymm\d+, [-\d]*\(%r(?!sp|bp)", assembly)
+
+
+@of_large_results
+@pytest.mark.parametrize("classes", [20, 32, 60])
+@dtypes
+def test_rows_asked_for_in_advance(dtype: Any, classes: int) -> None:
+    """Batches of rows whose lines are asked for, with those that there are not, and the last of them not whole."""
+    x = numbers((LEAST // 2 // (classes * np.dtype(dtype).itemsize) + 37, classes), dtype)
+    target = np.arange(len(x)) % classes
+    few = slice(len(x) - 100, len(x))
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        function = getattr(fastsoftmax, name)
+        np.testing.assert_array_equal(function(x, axis=-1)[few], function(x[few], axis=-1))
+    loss, gradient = fastsoftmax.cross_entropy_with_grad(x, target, reduction="none")
+    few_losses, few_gradients = fastsoftmax.cross_entropy_with_grad(x[few], target[few], reduction="none")
+    np.testing.assert_array_equal(loss[few], few_losses)
+    np.testing.assert_array_equal(gradient[few], few_gradients)
+    np.testing.assert_array_equal(fastsoftmax.cross_entropy(x, target, reduction="none")[few], few_losses)
