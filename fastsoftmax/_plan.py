@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 
 from . import _machine
-from ._kernels.lengths import BATCHED, BLOCK, LANES, MOST_BLOCKS, SHORT_ROW
+from ._kernels.lengths import BATCHED, BLOCK, LANES, MOST_BLOCKS, NARROW_VECTORS, SHORT_ROW
 
 # Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
 # threads costs 3 to 5 us, so work of twice that is shared.
@@ -93,9 +93,9 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
     # Gradients of rows that fill a vector go faster one by one (100000x16: 0.8 of the time; 15 classes: 1.4).
     narrow = few and operation in HAS_NARROW and not (classes == lanes and operation in BACKWARD)
     if narrow and (dense or operation not in LOSSES):
-        groups = -(-count // (2 * lanes))
+        groups = -(-count // (NARROW_VECTORS.get(operation, 2) * lanes))
         cost = count * (NARROW_ROW_NS + classes)
-        reason = f"at most {lanes} classes: a vector or two of rows at once"
+        reason = f"at most {lanes} classes: some vectors of rows at once"
         return plan("narrow", _tasks(cost, groups, groups, threads), cost, reason)
     cost = count * (ROW_NS + classes * ELEMENT_NS[dtype])
     tasks = _tasks(cost, count, count // TASK_ROWS, threads)

@@ -98,7 +98,7 @@ def test_a_plan_is_a_value_that_says_why() -> None:
     assert hash(plan) == hash(_plan.rows("softmax", "float32", 262144, 10, 2))
     assert repr(plan) == (
         "Plan(operation='softmax', dtype='float32', kernel='narrow', tasks=16, block=10, "
-        "reason='at most 16 classes: a vector or two of rows at once', cost_ns=4194304)"
+        "reason='at most 16 classes: some vectors of rows at once', cost_ns=4194304)"
     )
 
 

@@ -16,7 +16,10 @@ BYTES_AHEAD = 4096
 
 @inlined
 def ask_for_rows(array, row, count, to_write):
-    """Ask for some rows, which need not exist: for each line of rows that follow each other, else one of each row."""
+    """Ask for some rows, which need not exist: each line of rows that follow each other, else the first one of each.
+
+    (Of rows of a few lines with gaps or in reverse the others have to come by themselves.)
+    """
     stride = array.strides[0]
     close = 0 < stride < array.shape[1] * item_bytes(array) + LINE
     step = LINE if close else stride
@@ -28,11 +31,11 @@ def ask_for_rows(array, row, count, to_write):
 
 @inlined
 def batches_ahead(like, x):
-    """How many batches ahead their rows are asked for; 0 if memory sees them coming.
+    """How many batches ahead their rows are asked for; 0 if processors see them coming.
 
-    It does not where nearly all loads are masked, or of two vectors a row: with twenty million numbers in rows of 17 to
-    32 or of 49 to 63 classes, the two threads of a Zen 5 took 0.36 to 0.86 of the time when they asked, with other rows
-    0.95 to 1.1. What stays in the last cache took 1.03 to 1.07.
+    They do not where all loads are masked, nor where each row is two whole vectors: with twenty million numbers in rows
+    of 17 to 32 or of 49 to 63 classes, the two threads of a Zen 5 took 0.36 to 0.86 of the time when they asked, with
+    other rows 0.95 to 1.1. What stays in the last cache took 1.03 to 1.07.
     """
     n, w = x.shape[1], width(like)
     unseen = n <= 2 * w or 3 * w < n < 4 * w

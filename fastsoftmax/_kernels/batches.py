@@ -137,7 +137,8 @@ def tops_of(like, x, count, rooms):
 def tops_of_two(like, x, n, count, rooms):
     """The same for rows of more than one vector and up to two; `n` is None for two whole ones.
 
-    Such rows need none of what finds the parts of a row, which is more than they are themselves.
+    Such rows need none of what finds the parts of a row, which is more than they are themselves. (Plans send no rows of
+    one vector or less here; they would be right, and slow.)
     """
     for k in range(width(like)):
         v = load(abreast(like, 2), x, (min(k, count - 1), 0), n, -np.inf)

@@ -241,7 +241,7 @@ def over_columns(work: ColumnWork) -> Any:
 
 @by_type
 def in_flight(v):
-    """More vectors than the registers hold: a few classes are a chain of waits, which four of them share.
+    """With AVX-512 more vectors than the registers hold: a few classes are a chain of waits, which four of them share.
 
     (Zen 5, 262144x10: softmax 0.95, log_softmax 0.94, log-sum-exp 0.91, cross-entropy 0.97 of the time of two; with
     gradient 1.03, and gradients, for which two tiles are transposed, 1.4 to 1.7. On a strided axis, in cache, 0.85 to

@@ -190,14 +190,17 @@ def exp_pair(v, tail):
 
 @inlined
 def exp_short(v, k):
-    """``exp(v - k*ln 2)`` in float64 to 34 bits, enough for float32, for ``k = round(v / ln 2)`` below 2**20."""
+    """``exp(v - k*ln 2)`` in float64, enough for float32, for ``k = round(v / ln 2)`` below 2**20.
+
+    To 34 bits, and to 31 where float32 found `k`: of a large `v` that leaves up to 0.36 instead of ``ln(2)/2``.
+    """
     r = fma(k, -_LN2, v)
     return fma(polynomial(r, r * r, _EXP_SHORT), r * r, r + 1.0)
 
 
 @inlined
 def exp_normal(v):
-    """``exp(v)`` for ``v <= 0`` in float64 to 34 bits; 1e-304 and no less."""
+    """``exp(v)`` for ``v <= 0`` in float64 to 34 bits; ``exp(-700)`` and no less."""
     v = select(v < -700.0, full(v, -700.0), v)
     k, exponent = nearest_whole(v)
     return exp_short(v, k) * from_bits(bits(full(v, 1.0)) + exponent)
@@ -242,7 +245,7 @@ def log_pair(whole, lost):
 
 @inlined
 def log1p_short(r):
-    """``log(1 + r)`` in float64 to 30 bits, enough for float32, for ``r > -1``; NaN from 2**1023 up.
+    """``log(1 + r)`` in float64 to 30 bits, enough for float32, for ``r`` from above -1 to 2**1023.
 
     As in `log_parts`, but ``u - 1`` and ``u + 1`` times ``2**k`` are ``r - (2**k - 1)`` and ``(1 + r) + 2**k``. So a
     small `r` keeps its digits without what the sum lost.

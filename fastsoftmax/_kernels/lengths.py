@@ -41,6 +41,9 @@ FEW_LABELLED_ROWS = 64  # of labels Python asks more
 # Reading so many labels takes several times as long as a launch.
 MANY_LABELS = 65536
 
+# Rows of a few classes go so many vectors of rows at once, at most (see `column_loops.in_flight`).
+NARROW_VECTORS = {"softmax": 4, "log_softmax": 4, "logsumexp": 4, "cross_entropy": 4}
+
 # Rows of up to so many vectors have room on the stack for the terms of as many rows as lanes.
 BATCH_VECTORS = 15
 

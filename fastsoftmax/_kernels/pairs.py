@@ -55,7 +55,7 @@ def log_softmax_pairs_at(like, x, out, row, count, scale):
 
 
 @by_type
-def in_flight(v):
+def pairs_in_flight(v):
     """Four vectors with AVX-512, else two: each is a chain of waits (Zen 5: softmax 0.75, log_softmax 0.86 of two)."""
     count = 4 if has_avx512() else 2
     return lambda v: abreast(v, count)
@@ -66,7 +66,7 @@ def over_vectors(work):
 
     @piece
     def run(x, out, first, last, scale):
-        like = in_flight(lanes_of(x))
+        like = pairs_in_flight(lanes_of(x))
         step = width(like) // 2
         row = first
         while row + step <= last:

@@ -81,7 +81,7 @@ def pair_product(a, a_rest, b, b_rest):
 
 @inlined
 def top_term(z, tail, k):
-    """The term of the maximum without headroom and unit: ``exp(z + tail) * 2**-k`` as a pair."""
+    """The term of the maximum of float64 logits without headroom: ``exp(z + tail) * 2**-k`` as a pair."""
     t = exp_near(z, tail, k)
     e = t + 1.0
     return e, t - (e - 1.0)
@@ -104,7 +104,8 @@ def others(like, count, total, rest, z, tail, k):
     """The sum of ``exp(x - m)`` over all terms of a row but one that is the maximum m, as a pair.
 
     `count` terms equal the maximum, the sum of the others is ``total + rest``, `z`, `tail` and `k` are those of the
-    maximum. Terms that are float32 themselves are worth no pair.
+    maximum. Terms that are float32 themselves are worth no pair, and what a float64 `z` below 2**18 lost is nothing
+    to them.
     """
     shrink = one_by_unit(constants_of(like))
     if is_single(like):
@@ -156,7 +157,7 @@ def log_others(r, rest):
 
 @by_type
 def log_total(m, r, rest, scale):
-    """The log-sum-exp ``m * scale + log(1 + r)``, rounded once to float64."""
+    """The log-sum-exp ``m * scale + log(1 + r)`` in float64: rounded once, or from a logarithm in float32's digits."""
     if isinstance(rest, types.NoneType):
         return lambda m, r, rest, scale: scaled(m, scale)[0] + log_others(r, rest)[0]
 
