@@ -75,6 +75,17 @@ def close_calls(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Array
     return x, target
 
 
+def rivals(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Array, Array]:
+    """Few classes come near to the target, and their terms are added to each other: each rounding shows in the loss.
+
+    (They lie sixteen classes apart, which is the same lane of a vector.)
+    """
+    x = rng.normal(-30, 1, shape)
+    x[:, 5:64:16] = rng.uniform(-4, 0, x[:, 5:64:16].shape)
+    x[:, 0] = rng.uniform(0, 12, shape[0])
+    return x, np.zeros(shape[0], int)
+
+
 CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
     "normal-2": (normal(3), (1000, 2)),
     "normal-10": (normal(3), (1000, 10)),
@@ -99,6 +110,10 @@ CASES: dict[str, tuple[Draw, tuple[int, int]]] = {
     "wrong-1000": (wrong, (64, 1000)),
     "close-calls-2": (close_calls, (1000, 2)),
     "close-calls-33": (close_calls, (400, 33)),
+    "wide-24": (normal(20), (20000, 24)),
+    "rivals-24": (rivals, (20000, 24)),
+    "rivals-64": (rivals, (20000, 64)),
+    "rivals-1000": (rivals, (2000, 1000)),
 }
 cases = pytest.mark.parametrize("case", CASES)
 axes = pytest.mark.parametrize("axis", [1, 0], ids=["rows", "strided"])
@@ -155,8 +170,10 @@ def test_the_cases_are_as_sure_as_they_say() -> None:
 
 
 @full
-@pytest.mark.parametrize("temperature", [0.7, 3.0])
-@pytest.mark.parametrize("case", ["normal-10", "normal-1000", "offset-30000-1000", "sure-1000", "normal-131072"])
+@pytest.mark.parametrize("temperature", [0.01, 0.7, 3.0])
+@pytest.mark.parametrize(
+    "case", ["normal-10", "normal-1000", "offset-30000-1000", "sure-1000", "normal-131072", "wide-24", "rivals-64"]
+)
 def test_temperature(case: str, temperature: float, dtype: np.dtype[Any]) -> None:
     x, target = problem(case, dtype)
     exact = loss_reference.cross_entropy(x, target, reduction="none", temperature=temperature)

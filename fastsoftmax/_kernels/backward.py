@@ -14,11 +14,12 @@ from .elementary import constants_of
 from .jit import by_type, inlined, piece
 from .lengths import BLOCK, SHORT_ROW
 from .memory import ask_for, is_far, load, store
-from .online import across, add, empty_sum, frame, join, term, whole
+from .online import frame, term
 from .past import LINED, fence, goes_past, item_bytes, store_past, until_line, whole_lines
 from .shuffles import abreast, part
 from .simd import fma, full, width
 from .state import shrink_of
+from .sums import across, add, empty_sum, join, whole
 from .target import has_avx512
 from .views import lanes_of
 from .visits import sum_of_four
@@ -88,7 +89,7 @@ def sums_of(summand):
 
     @inlined
     def of_four(like, g, y, row, j):
-        return sum_of_four(like, summand_at(abreast(like, 4), g, y, row, j, None))
+        return plain_four(like, summand_at(abreast(like, 4), g, y, row, j, None))
 
     @inlined
     def with_rest(like, g, y, row, start, stop, sums):
@@ -238,6 +239,11 @@ def short_rows_of(summand, gradient):
     return run
 
 
+@inlined
+def plain_four(like, v):
+    return sum_of_four(empty_sum(like), like, v)
+
+
 @by_type
 def sum_of_halves(like, a, b):
     """The sum of the vectors abreast in both, as any row of so many is summed: four go to the sum at once."""
@@ -248,8 +254,8 @@ def sum_of_halves(like, a, b):
             empty_sum(like), (part(a, 0, like) + part(a, 1, like)) + (part(b, 0, like) + part(b, 1, like))
         )
     if a.lanes == b.lanes:
-        return lambda like, a, b: add(add(empty_sum(like), sum_of_four(like, a)), sum_of_four(like, b))
-    return lambda like, a, b: add(add(empty_sum(like), sum_of_four(like, a)), part(b, 0, like) + part(b, 1, like))
+        return lambda like, a, b: add(add(empty_sum(like), plain_four(like, a)), plain_four(like, b))
+    return lambda like, a, b: add(add(empty_sum(like), plain_four(like, a)), part(b, 0, like) + part(b, 1, like))
 
 
 @by_type
@@ -278,7 +284,7 @@ def row_after_row(sums, writes):
         total = sum_of(like, g, out, row, y, 0, n if n <= SHORT_ROW else BLOCK, asks and n <= SHORT_ROW)
         if n > SHORT_ROW:
             for start in range(BLOCK, n, BLOCK):
-                total = join(total[0], total, sum_of(like, g, out, row, y, start, min(start + BLOCK, n), False))
+                total = join(total, sum_of(like, g, out, row, y, start, min(start + BLOCK, n), False))
         return total
 
     @inlined
@@ -343,7 +349,7 @@ def backward_rows(summand, gradient):
         like, past = lanes_of(g), goes_past(out, g.shape[1], g, y)
         total = states[row, 0, 0], states[row, 0, 1]
         for block in range(1, states.shape[1]):
-            total = join(total[0], total, (states[row, block, 0], states[row, block, 1]))
+            total = join(total, (states[row, block, 0], states[row, block, 1]))
         write(like, g, out, row, y, start, stop, everywhere_in(like, total), past)
         if past:
             fence()

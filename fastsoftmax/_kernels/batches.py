@@ -16,14 +16,15 @@ from .columns import column_factor, column_logs, column_state
 from .jit import by_type, inlined, piece
 from .lengths import BATCH_VECTORS
 from .memory import everywhere, load, put, store
-from .online import Frame, add, bigger, empty_sum, frame, join, left_out, term
+from .online import Frame, bigger, frame, left_out
 from .row_states import NEAR_ZERO, nan_of, refined
 from .rows import softmax_rows
 from .shuffles import abreast, any_lane, halves, lane, part, side_by_side, with_lane
 from .simd import doubles, full, is_single, narrow, select, width
 from .state import log_total
+from .sums import add, empty_sum, join, term_and_summand
 from .views import rows_of_vectors
-from .visits import keep, lane_sums, lane_tops, others_of, repeated_frame, scalar
+from .visits import keep, lane_tops, more_sums, others_of, repeated_frame, scalar, sum_of_two
 from .writes import Terms, log_softmax_at, probability, write_log_softmax, write_probabilities
 
 
@@ -208,7 +209,7 @@ def joined_halves(like, a, b, group):
 
     def pair(like, a, b, group):
         first = halves(a[0], b[0], group, 0), halves(a[1], b[1], group, 0)
-        return join(like, first, (halves(a[0], b[0], group, 1), halves(a[1], b[1], group, 1)))
+        return join(first, (halves(a[0], b[0], group, 1), halves(a[1], b[1], group, 1)))
 
     return pair
 
@@ -236,58 +237,57 @@ def folded_sums(like, rooms):
 def sums_of_two(summed: Any) -> Any:
     """Keep the sums of rows of more than one vector and up to two; `n` is None for two whole ones.
 
-    ``summed(like, numbers, k, v, e)`` is what is added of the terms `e` of row k. Terms stay in `kept` if not None, the
-    first `stored` of them or, for None, all.
+    ``summed(like, numbers, k, v, terms)`` is what is added of the terms of row k, to sums that begin with `empty`.
+    Terms stay in `kept` if not None, the first `stored` of them or, for None, all.
     """
 
     @inlined
-    def run(like, x, kept, n, stored, count, scale, rooms):
+    def run(like, x, kept, n, stored, count, scale, rooms, empty):
         two, numbers = abreast(like, 2), rooms.numbers
         for k in range(count):
             v = load(two, x, (k, 0), n, -np.inf)
-            e = term(v, repeated_frame(frame_at(like, numbers, k), two), scale)
+            e, terms = term_and_summand(empty, v, repeated_frame(frame_at(like, numbers, k), two), scale)
             keep(kept, (k, 0), e, stored)
-            e = summed(like, numbers, k, v, e)
-            keep_sum(like, rooms, k, add(empty_sum(like), part(e, 0, like) + part(e, 1, like)))
+            keep_sum(like, rooms, k, add(empty, sum_of_two(empty, like, summed(like, numbers, k, v, terms))))
 
     return run
 
 
 @inlined
-def every_term(like, numbers, k, v, e):
-    return e
+def every_term(like, numbers, k, v, terms):
+    return terms
 
 
 @inlined
-def others_at(like, numbers, k, v, e):
-    e, tops = others_of(v, number_at(like, numbers, TOP, k), e)
+def others_at(like, numbers, k, v, terms):
+    others, tops = others_of(v, number_at(like, numbers, TOP, k), terms)
     put(numbers, (0, COUNT, k), tops)
-    return e
+    return others
 
 
 all_of_two, others_of_two = sums_of_two(every_term), sums_of_two(others_at)
 
 
 @inlined
-def lane_sums_of(like, x, kept, count, scale, rooms):
+def lane_sums_of(like, x, kept, count, scale, rooms, empty):
     """Keep the sums of the rows' terms that are not their maximum; how many are. Terms stay in `kept` if not None."""
     n, w, numbers = x.shape[1], width(like), rooms.numbers
     keep_numbers(numbers, COUNT, full(like, 1.0))
     if n == 2 * w:
-        others_of_two(like, x, kept, None, None, count, scale, rooms)
+        others_of_two(like, x, kept, None, None, count, scale, rooms, empty)
     elif n < 2 * w:
-        others_of_two(like, x, kept, n, n, count, scale, rooms)
+        others_of_two(like, x, kept, n, n, count, scale, rooms, empty)
     else:
         for k in range(count):
             top = number_at(like, numbers, TOP, k)
-            total, tops = lane_sums(like, x, kept, top, k, 0, n, frame_at(like, numbers, k), scale)
+            total, tops = more_sums(like, x, kept, top, k, 0, n, frame_at(like, numbers, k), scale, empty, 0)
             keep_sum(like, rooms, k, total)
             put(numbers, (0, COUNT, k), tops)
     return load(like, numbers, (0, COUNT, 0), None, 0.0)
 
 
 @inlined
-def states_of(like, x, kept, top, count, scale, rooms):
+def states_of(like, x, kept, top, count, scale, rooms, empty):
     """The states of the rows and their frames; the terms stay in `kept` unless that is None."""
     n, numbers = x.shape[1], rooms.numbers
     shape = frames_of(like, top, scale, numbers)
@@ -295,7 +295,7 @@ def states_of(like, x, kept, top, count, scale, rooms):
     if any_lane(top - top != 0.0):
         for k in range(count):
             put(numbers, (0, NAN, k), nan_of(like, x, k, 0, n, scalar(number_at(like, numbers, TOP, k))))
-    tops = lane_sums_of(like, x, kept, count, scale, rooms)
+    tops = lane_sums_of(like, x, kept, count, scale, rooms, empty)
     nan = load(like, numbers, (0, NAN, 0), None, 0.0)
     return column_state(like, folded(like, rooms, count), tops, top, shape, nan, scale), shape
 
@@ -330,7 +330,7 @@ def softmax_of(like, x, out, count, scale, rooms, kept):
     top = tops_of(like, x, count, rooms)
     shape = frames_of(like, top, scale, numbers)
     keep_numbers(numbers, TOP, left_out(top, n))
-    tops = lane_sums_of(like, x, kept, count, scale, rooms)
+    tops = lane_sums_of(like, x, kept, count, scale, rooms, empty_sum(like))
     keep_pair(numbers, column_factor(like, folded(like, rooms, count), tops, shape))
     for k in range(count):
         write_probabilities(like, x, out, k, 0, n, (Terms(kept, None, None, None), pair_at(like, numbers, k)))
@@ -343,7 +343,7 @@ def softmax_of_two(like, x, out, n, count, scale, rooms):
     # Terms lie four vectors apart, and are stored whole: a masked store is no source for the load that follows.
     kept = rows_of_vectors(rooms.terms, 4)
     shape = frames_of(like, tops_of_two(like, x, n, count, rooms), scale, numbers)
-    all_of_two(like, x, kept, n, None, count, scale, rooms)
+    all_of_two(like, x, kept, n, None, count, scale, rooms, empty_sum(like))
     keep_pair(numbers, column_factor(like, folded(like, rooms, count), full(like, 0.0), shape))
     for k in range(count):
         e = load(two, kept, (k, 0), None, 0.0)
@@ -353,7 +353,7 @@ def softmax_of_two(like, x, out, n, count, scale, rooms):
 @piece
 def log_softmax_batch(like, x, out, row, count, scale, rooms):
     n, w, numbers = x.shape[1], width(like), rooms.numbers
-    state, _ = states_of(like, x, None, tops_of(like, x, count, rooms), count, scale, rooms)
+    state, _ = states_of(like, x, None, tops_of(like, x, count, rooms), count, scale, rooms, empty_sum(like))
     keep_pair(numbers, column_logs(like, state))
     if n == 2 * w:
         write_logs_of_two(like, x, out, None, count, scale, numbers)
@@ -375,7 +375,8 @@ def write_logs_of_two(like, x, out, n, count, scale, numbers):
 
 @piece
 def logsumexp_batch(like, x, out, row, count, scale, rooms):
-    (m, r, rest), _ = states_of(like, x, None, tops_of(like, x, count, rooms), count, scale, rooms)
+    top = tops_of(like, x, count, rooms)
+    (m, r, rest), _ = states_of(like, x, None, top, count, scale, rooms, empty_sum(like))
     totals = log_total(m, r, rest, scale)
     size = select(totals < 0.0, 0.0 - totals, totals)
     if any_lane(size < NEAR_ZERO):

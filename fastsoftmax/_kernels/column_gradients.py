@@ -13,8 +13,8 @@ from .columns import column_fold, fold_strands, folded, load_sum, store_sum
 from .jit import inlined, piece
 from .lengths import KEPT
 from .memory import load, store
-from .online import add, empty_sum, sum_of_one, whole
 from .simd import narrow, strands, width
+from .sums import add, empty_sum, sum_of_one, whole
 from .sweeps import ColumnWork, nowhere, over_classes
 from .views import terms_in
 

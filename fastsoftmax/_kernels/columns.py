@@ -12,11 +12,12 @@ from typing import Any
 from .jit import by_type, inlined, piece
 from .lengths import KEPT
 from .memory import load, store
-from .online import add, empty_sum, frame, join, left_out, scaled, sum_of_one, term
+from .online import frame, left_out, scaled
 from .row_states import NEAR_ZERO
 from .shuffles import any_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide
 from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus, with_tops
+from .sums import add, empty_sum, has_rest, is_exact, join, sum_of_one, term_and_summand, together
 from .sweeps import by_vectors, column_top, nowhere, term_again
 from .views import terms_in
 from .visits import keep, without_top
@@ -26,40 +27,56 @@ from .writes import log_probability, terms_kept_in
 
 
 @inlined
-def visit(like, x, out, top, j, i, count, shape, scale, tops):
-    """The terms of one class, kept in `out` on the way."""
+def visit(like, x, out, top, j, i, count, shape, scale, tops, empty):
+    """What is to be added of the terms of one class, which are kept in `out` on the way."""
     v = load(like, x, (0, j, i), count, 0.0)
-    e = term(v, shape, scale)
+    e, terms = term_and_summand(empty, v, shape, scale)
     keep(out, (0, j, i), e, count)
-    return without_top(v, top, e, tops)
+    return without_top(v, top, terms, tops)
 
 
 @inlined
-def column_sum(like, x, out, top, few_top, i, count, shape, scale, sums):
+def column_sum(like, x, out, top, few_top, i, count, shape, scale, sums, empty):
     """The sums of the terms of the columns that are not their maximum, and how many are: as `row_sum`.
 
-    For no more classes than strands it is `few_top` that counts, None for all terms.
+    For no more classes than strands it is `few_top` that counts, None for all terms. Sums begin with `empty`.
     """
     n, w = x.shape[1], strands(like)
-    if n <= w:
+    if n <= w * min(few_terms(like, empty), 1):
         return few_sum(like, x, out, few_top, i, count, shape, scale, sums)
-    if n <= KEPT * w:
+    if n <= w * few_terms(like, empty):
         return few_sum(like, x, out, top, i, count, shape, scale, sums)
     tops = full(like, 0.0)
     for group in range(0, n, 4 * w):
         for k in range(min(w, n - group)):
             j = group + k
-            a, tops = visit(like, x, out, top, j, i, count, shape, scale, tops)
-            b = c = d = full(like, 0.0)
+            a, tops = visit(like, x, out, top, j, i, count, shape, scale, tops, empty)
+            b = c = d = no_terms(like, empty)
             if j + w < n:
-                b, tops = visit(like, x, out, top, j + w, i, count, shape, scale, tops)
+                b, tops = visit(like, x, out, top, j + w, i, count, shape, scale, tops, empty)
             if j + 2 * w < n:
-                c, tops = visit(like, x, out, top, j + 2 * w, i, count, shape, scale, tops)
+                c, tops = visit(like, x, out, top, j + 2 * w, i, count, shape, scale, tops, empty)
             if j + 3 * w < n:
-                d, tops = visit(like, x, out, top, j + 3 * w, i, count, shape, scale, tops)
+                d, tops = visit(like, x, out, top, j + 3 * w, i, count, shape, scale, tops, empty)
             before = empty_sum(like) if group == 0 else load_sum(like, sums, k, 0)
-            store_sum(like, sums, k, 0, add(before, (a + b) + (c + d)))
+            store_sum(like, sums, k, 0, add(before, together(empty, together(empty, a, b), together(empty, c, d))))
     return column_fold(like, sums, 0, min(w, n)), tops
+
+
+@by_type
+def few_terms(like, empty):
+    """Of how many terms a strand terms are kept: exact sums of more, and pairs, are added up at once."""
+    exact = 1 if is_single(like) else 0
+    known = exact if is_exact(empty) else KEPT
+    return lambda like, empty: known
+
+
+@by_type
+def no_terms(like, empty):
+    """What absent classes add."""
+    if is_exact(empty) and has_rest(empty):
+        return lambda like, empty: empty
+    return lambda like, empty: full(like, 0.0)
 
 
 @inlined
@@ -68,7 +85,7 @@ def few_sum(like, x, out, top, i, count, shape, scale, sums):
     n, terms = x.shape[1], terms_in(like, sums)
     tops = full(like, 0.0)
     for j in range(n):
-        e, tops = visit(like, x, out, top, j, i, count, shape, scale, tops)
+        e, tops = visit(like, x, out, top, j, i, count, shape, scale, tops, empty_sum(like))
         store(terms, (0, j, 0), e, None)
     return fold_terms(like, terms, n), tops
 
@@ -110,7 +127,7 @@ def _halves(below: Any, step: int) -> Any:
     @inlined
     def fold(like, source, k, at, n):
         first = below(like, source, k, at, n)
-        return join(like, first, below(like, source, k + step, at, n)) if k + step < n else first
+        return join(first, below(like, source, k + step, at, n)) if k + step < n else first
 
     return fold
 
@@ -123,7 +140,7 @@ def _of_eight(leaf: Any) -> Any:
 
         def fold(like, source, k, at, n):
             first = leaf(like, source, k, at)
-            return join(like, first, leaf(like, source, k + 8, at)) if k + 8 < n else first
+            return join(first, leaf(like, source, k + 8, at)) if k + 8 < n else first
 
         return fold
 
@@ -145,7 +162,7 @@ def column_fold(like, sums, i, present):
     step = strands(like) // 2
     while step:
         for k in range(min(step, present - step)):
-            store_sum(like, sums, k, i, join(like, load_sum(like, sums, k, i), load_sum(like, sums, k + step, i)))
+            store_sum(like, sums, k, i, join(load_sum(like, sums, k, i), load_sum(like, sums, k + step, i)))
         step //= 2
     return load_sum(like, sums, 0, i)
 
@@ -217,7 +234,7 @@ def column_logs(like, state):
 
 
 @inlined
-def column_states(like, x, kept, top, i, count, scale, sums):
+def column_states(like, x, kept, top, i, count, scale, sums, empty):
     """The states of the columns, and their frames; the terms stay in `kept` unless that is None."""
     nan = full(like, 0.0)
     if any_lane(top - top != 0.0):
@@ -225,7 +242,7 @@ def column_states(like, x, kept, top, i, count, scale, sums):
             v = load(like, x, (0, j, i), count, 0.0)
             nan = select(v == v, nan, v)
     shape = frame(top, scale)
-    total, tops = column_sum(like, x, kept, top, top, i, count, shape, scale, sums)
+    total, tops = column_sum(like, x, kept, top, top, i, count, shape, scale, sums, empty)
     return column_state(like, total, tops, top, shape, nan, scale), shape
 
 
@@ -235,7 +252,8 @@ def column_states(like, x, kept, top, i, count, scale, sums):
 @inlined
 def softmax_factor(like, x, kept, top, i, count, place, scale, sums, wides):
     shape = frame(top, scale)
-    total, tops = column_sum(like, x, kept, left_out(top, x.shape[1]), None, i, count, shape, scale, sums)
+    counted = left_out(top, x.shape[1])
+    total, tops = column_sum(like, x, kept, counted, None, i, count, shape, scale, sums, empty_sum(like))
     return column_factor(like, total, tops, shape)
 
 
@@ -251,7 +269,7 @@ softmax_columns = by_vectors(softmax_factor, softmax_at, 2, terms_kept_in)
 
 @inlined
 def top_and_log(like, x, kept, top, i, count, place, scale, sums, wides):
-    state, _ = column_states(like, x, None, top, i, count, scale, sums)
+    state, _ = column_states(like, x, None, top, i, count, scale, sums, empty_sum(like))
     high, rest = column_logs(like, state)
     return top, high, rest
 
@@ -268,7 +286,8 @@ log_softmax_columns = by_vectors(top_and_log, log_softmax_at, 3, nowhere)
 @piece
 def totals_of_doubles(like, x, i, count, scale, sums):
     """The log-sum-exps of the columns from float64 terms."""
-    (m, r, rest), _ = column_states(like, x, None, column_top(like, x, i, count), i, count, scale, sums)
+    top = column_top(like, x, i, count)
+    (m, r, rest), _ = column_states(like, x, None, top, i, count, scale, sums, empty_sum(like))
     return log_total(m, r, rest, scale)
 
 
@@ -289,7 +308,7 @@ def refined_columns(like, x, totals, i, count, scale, sums):
 
 @inlined
 def total_of_columns(like, x, kept, top, i, count, place, scale, sums, wides):
-    (m, r, rest), _ = column_states(like, x, None, top, i, count, scale, sums)
+    (m, r, rest), _ = column_states(like, x, None, top, i, count, scale, sums, empty_sum(like))
     return (narrow(like, refined_columns(like, x, log_total(m, r, rest, scale), i, count, scale, sums)),)
 
 

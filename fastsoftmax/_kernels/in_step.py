@@ -16,6 +16,7 @@ from .jit import by_type, inlined
 from .online import frame, is_near, without_shift
 from .past import LEAST, fence, goes_past, item_bytes
 from .simd import HalfType
+from .sums import empty_sum
 from .target import has_avx512
 from .tiles import heap, keep_alive
 from .views import from_row, lanes_of, rows_in, view
@@ -124,7 +125,15 @@ def worth_pipelining(classes, rows):
 
 
 def in_step(
-    next_row: Any, look: Any, counted: Any, keeping: Keeping, settle: Any, result: Any, finish: Any, nothing: Any
+    next_row: Any,
+    look: Any,
+    counted: Any,
+    keeping: Keeping,
+    settle: Any,
+    result: Any,
+    finish: Any,
+    nothing: Any,
+    empty: Any = empty_sum,
 ) -> Any:
     """The work on rows from `first` to `last`.
 
@@ -145,9 +154,11 @@ def in_step(
     finish : ``(out, row, target, entry, past) -> None``
     nothing : ``(like, extra) -> (more, target, entry)``
         Anything of the types that `settle` gives.
+    empty : ``like -> total``
+        What sums begin with, plain or exact.
     """
     write = along(result)
-    visits = three_visits(result, write)
+    visits = three_visits(result, write, empty)
     kept_in, source_in, apart, room_for = keeping
     least = PAST if keeping is TERMS else 0
 
@@ -180,7 +191,7 @@ def in_step(
                     like, x, kept, source, out, counts, row, nearest, written, near, scale, entries[0], past
                 )
             else:
-                total, rest, count = row_sum(like, x, kept, counts, row, 0, n, shape, scale)
+                total, rest, count = row_sum(like, x, kept, counts, row, 0, n, shape, scale, empty(like))
                 top_found = row_top(like, x, nearest, 0, n)
                 if written >= 0:
                     write(like, source, out, written, 0, n, entries[0])

@@ -7,9 +7,9 @@ import numpy as np
 from .jit import inlined, piece
 from .memory import load, store
 from .objects import array_as, extent
-from .online import across
 from .shuffles import lane
 from .simd import bits, doubles, from_bits, full, select, width
+from .sums import across
 from .views import as_doubles, view
 
 # A whole number of at most 52 bits, put into these of a double, is the digits behind 2**52.

@@ -282,12 +282,13 @@ def _block_sums(operation: str, work: Any) -> Loop:
 
 
 _STATES = Loop("block_states", over_single_blocks(split.state_of_block), _FIRST)
+_EXACT_STATES = Loop("exact_block_states", over_single_blocks(split.exact_state_of_block), _FIRST)
 BLOCK_STATES = {
     "softmax": Loop("softmax_states", over_single_blocks(split.state_and_terms), _FIRST),
     "log_softmax": _STATES,
     "logsumexp": _STATES,
-    "cross_entropy": _STATES,
-    "cross_entropy_with_grad": _STATES,
+    "cross_entropy": _EXACT_STATES,
+    "cross_entropy_with_grad": _EXACT_STATES,
     "softmax_backward": _block_sums("softmax_backward", backward.softmax_backward_rows.sum_of_block),
     "log_softmax_backward": _block_sums("log_softmax_backward", backward.log_softmax_backward_rows.sum_of_block),
 }

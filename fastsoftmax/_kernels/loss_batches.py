@@ -13,6 +13,7 @@ from .losses import opened, smoothing_sum, target_logit, weight_of, write_gradie
 from .memory import load, number, put, store
 from .simd import full, narrow, select, wide
 from .state import factor_of_state, product
+from .sums import exact_sum
 from .visits import scalar
 from .writes import Terms, normal, terms_kept_in
 
@@ -78,7 +79,7 @@ def over_losses(kept_in, gradient):
         top = tops_of(like, x, count, rooms)
         ask(like, x, row, count, extra, rooms)
         kept = kept_in(out)
-        state, shape = states_of(like, x, kept, top, count, scale, rooms)
+        state, shape = states_of(like, x, kept, top, count, scale, rooms, exact_sum(like))
         loss, lse, a, at_target = row_numbers(
             state,
             asked_for(like, rooms, TARGET_LOGIT),

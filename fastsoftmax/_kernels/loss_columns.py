@@ -13,9 +13,9 @@ from .jit import by_type, inlined
 from .loss_numbers import row_numbers
 from .losses import opened
 from .memory import load, number, put, store
-from .online import add_wide, empty_sum, whole
 from .simd import fma, full, narrow, select, strands, wide
 from .state import factor_of_state, product
+from .sums import add, empty_sum, exact_sum, whole
 from .sweeps import by_vectors, nowhere, term_again
 from .writes import normal, terms_kept_in
 
@@ -68,7 +68,7 @@ def column_smoothing(like, x, m, i, count, weights, smooth, sums):
             weight = 1.0 if weights.shape[0] == 0 else number(weights, (j,))
             if weight == 0.0:
                 v = full(v, 0.0)
-            total = add_wide(like, total, v if weight == 0.0 else v * weight)
+            total = add(total, v if weight == 0.0 else v * weight)
         store_sum(like, sums, k, 0, total)
     s, rest = column_fold(like, sums, 0, min(w, n))
     return whole(s, rest)
@@ -82,7 +82,7 @@ def losses_of_columns(like, x, kept, top, i, count, place, extra, sums):
     x_t = targets(like, x, label, table, place, i, count, sums)
     w_t = target_weights(like, label, weights)
     smoothing = column_smoothing(like, x, wide(top), i, count, weights, terms[1], sums)
-    state, shape = column_states(like, x, kept, top, i, count, scale, sums)
+    state, shape = column_states(like, x, kept, top, i, count, scale, sums, exact_sum(like))
     loss, lse, a, at_target = row_numbers(state, x_t, w_t, smoothing, terms, scale)
     factor = full(wide(like), terms[4])
     if more.shape[0]:

@@ -29,12 +29,13 @@ from .jit import by_type, inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
 from .loss_numbers import row_numbers
 from .memory import load, number, put
-from .online import across, add_wide, empty_sum, frame, whole
+from .online import frame
 from .past import put_past
 from .row_states import nan_of, over_terms, row_state, state_of_sums
 from .shuffles import repeated
 from .simd import doubles, fma, full, narrow, select, wide, width
 from .state import factor_of_state, product
+from .sums import across, add, empty_sum, exact_sum, whole
 from .views import lanes_of, scratch
 from .visits import no_result, row_top, scalar, three_visits, write_nothing
 from .writes import Terms, along, normal, probability_of_kept, spread, terms_at, terms_kept_in, write_probabilities
@@ -60,7 +61,7 @@ def smoothing_sum(like, x, row, m, weights, smooth):
         return 0.0
     for j in range(0, n, w):
         v = wide(load(like, x, (row, j), n - j, m))
-        total = add_wide(like, total, weighed(m - v, weights, j, n - j))
+        total = add(total, weighed(m - v, weights, j, n - j))
     s, rest = across(like, total)
     return whole(s, rest)
 
@@ -254,7 +255,7 @@ def no_factor(like, extra):
 
 
 gradients_in_step = in_step(
-    next_gradient, look, the_maximum, TERMS, settle_gradient, probability_of_kept, put_entry, no_factor
+    next_gradient, look, the_maximum, TERMS, settle_gradient, probability_of_kept, put_entry, no_factor, exact_sum
 )
 
 
@@ -284,7 +285,7 @@ def smoothing_before(like, x, row, weights, smooth):
 
 def over_losses(room, gradient, of_long, zeros, faster):
     """The work on a run of rows; `room(out)` is where terms are kept between the sum and the gradient, or None."""
-    visits = three_visits(no_result, write_nothing)
+    visits = three_visits(no_result, write_nothing, exact_sum)
 
     @piece
     def next_row(x, out, row, last, extra):
@@ -300,7 +301,7 @@ def over_losses(room, gradient, of_long, zeros, faster):
             while row < last:
                 x_t = target_logit(x, row, number(table, (row, 0)))
                 smoothing = smoothing_before(like, x, row, weights, terms[1])
-                state = row_state(like, x, kept, tops, row, scale)
+                state = row_state(like, x, kept, tops, row, scale, exact_sum(like))
                 numbers = settle(row, state, x_t, smoothing, extra)
                 of_long(like, x, out, kept, tops, 0, row, 0, n, state, numbers, extra)
                 row = next_row(x, out, row + 1, last, extra)

@@ -5,7 +5,8 @@ each lane throughout. The functions here take either, and the order of every sum
 what makes a row's bits independent of the layout it came in:
 
 * term j of a row goes to lane ``j % L`` (L = 16 for float32, 8 for float64);
-* four terms of a lane, L apart, are added as ``(a + b) + (c + d)``: equal terms add without error;
+* four terms of a lane, L apart, are added as ``(a + b) + (c + d)``: equal terms add without error. Losses do that in
+  float64, or with what float64 terms and their sums lose (`Exact`);
 * these go, in order, to the lane's sum: in float64 for float32 terms, with its rounding error kept
   (TwoSum) for float64 terms;
 * the L sums of a row are folded by halves: lane i and i + L/2, and so on.
@@ -27,11 +28,10 @@ from .elementary import (
     exp_near,
     nearest_exponent,
     nearest_power,
-    two_sum,
 )
 from .jit import by_type, inlined
-from .shuffles import lane, part, rotate
-from .simd import doubles, fma, full, is_single, select, strands, wide
+from .shuffles import lane
+from .simd import fma, full, is_single, select, strands
 
 # From here on m itself is taken out of x: x - m is then exact for every x whose term counts (Sterbenz), while
 # the whole number nearest 8 * x / ln 2 would soon have no place left in the mantissa.
@@ -158,10 +158,17 @@ def term(x, frame, scale):
 
     Whatever comes of lanes below the floor, where the power has no exponent left, is switched off at the end.
     """
+    below, t, power = factors_of_term(x, frame, scale)
+    return select(below, full(x, 0.0), fma(t, power, power))
+
+
+@inlined
+def factors_of_term(x, frame, scale):
+    """Whether lanes are below the floor, and `t` and the power of the others: their terms are ``(1 + t) * power``."""
     v = from_shift(x, frame.shift)
     z, tail = scaled(v, scale)
     step, power = nearest_power(z, frame.magic)
-    return select(v < frame.floor, full(x, 0.0), fma(exp_near(z, tail, step), power, power))
+    return v < frame.floor, exp_near(z, tail, step), power
 
 
 @inlined
@@ -172,92 +179,3 @@ def left_out(top, classes):
     rounding is within 3 ulp; a sum of three or four vectors has two.
     """
     return top if classes > 2 * strands(top) else full(top, np.nan)
-
-
-# -- sums of terms -----------------------------------------------------------------------------------------
-
-
-@by_type
-def empty_sum(like):
-    """A sum of terms like `like`: float64 lanes and their rest, which float32 terms do without."""
-    if is_single(like):
-        return lambda like: (full(wide(like), 0.0), 0.0)
-    return lambda like: (full(like, 0.0), full(like, 0.0))
-
-
-@by_type
-def sum_of_one(terms):
-    """What one vector of terms comes to; unlike in sums that begin with 0, a -0 stays what it is."""
-    if is_single(terms):
-        return lambda terms: (wide(terms), 0.0)
-    return lambda terms: (terms, full(terms, 0.0))
-
-
-@by_type
-def add(total, terms):
-    """The sum with a vector of terms added lane by lane."""
-    if is_single(terms):
-        return lambda total, terms: (total[0] + wide(terms), 0.0)
-
-    def compensated(total, terms):
-        s, lost = two_sum(total[0], terms)
-        return s, total[1] + lost
-
-    return compensated
-
-
-@by_type
-def add_wide(like, total, v):
-    """A sum of terms like `like` with float64 lanes added."""
-    if is_single(like):
-        return lambda like, total, v: (total[0] + v, 0.0)
-    return lambda like, total, v: add(total, v)
-
-
-@by_type
-def join(like, a, b):
-    """Two sums added lane by lane."""
-    if is_single(like):
-        return lambda like, a, b: (a[0] + b[0], 0.0)
-
-    def compensated(like, a, b):
-        s, lost = two_sum(a[0], b[0])
-        return s, (a[1] + b[1]) + lost
-
-    return compensated
-
-
-@by_type
-def swapped(like, total, by):
-    """A sum with its lanes exchanged at a distance."""
-    if is_single(like):
-        return lambda like, total, by: (rotate(total[0], by), 0.0)
-    return lambda like, total, by: (rotate(total[0], by), rotate(total[1], by))
-
-
-@by_type
-def across(like, total):
-    """The lanes of a sum folded by halves to a float64 number and its rest."""
-    if is_single(like):
-
-        def halves(like, total):
-            s = part(total[0], 0, doubles(0.0)) + part(total[0], 1, doubles(0.0))
-            s = s + rotate(s, 4)
-            s = s + rotate(s, 2)
-            return lane(s + rotate(s, 1), 0), 0.0
-
-        return halves
-
-    def compensated(like, total):
-        s = join(like, total, swapped(like, total, 4))
-        s = join(like, s, swapped(like, s, 2))
-        s = join(like, s, swapped(like, s, 1))
-        return lane(s[0], 0), lane(s[1], 0)
-
-    return compensated
-
-
-@inlined
-def whole(total, rest):
-    """A sum and its rest as one number; with an infinity the rest is NaN and means nothing."""
-    return select(total - total == 0.0, total + rest, total)

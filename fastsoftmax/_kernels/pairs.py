@@ -10,9 +10,10 @@ from __future__ import annotations
 from .columns import column_factor, column_logs, column_state
 from .jit import by_type, inlined, piece
 from .memory import load, prefetch, store
-from .online import add, bigger, empty_sum, frame, join, swapped, term
+from .online import bigger, frame, term
 from .shuffles import abreast, any_lane, rotate
 from .simd import fma, full, select, strands, width
+from .sums import add, empty_sum, join, swapped
 from .target import has_avx512
 from .views import lanes_of
 from .visits import without_top
@@ -26,7 +27,7 @@ AHEAD = 128
 def sums(terms):
     """The sum of each row in both of its lanes."""
     s = add(empty_sum(terms), terms)
-    return join(terms, s, swapped(terms, s, 1))
+    return join(s, swapped(terms, s, 1))
 
 
 @inlined

@@ -19,6 +19,7 @@ from .online import frame, is_near, scaled, without_shift
 from .shuffles import rotate
 from .simd import doubles, full, is_single, select, width
 from .state import at_infinity, factor_of_block, finite_rest, log_total, merge, others
+from .sums import empty_sum
 from .visits import row_sum, row_top, scalar
 from .writes import Terms
 
@@ -38,18 +39,18 @@ def nan_in(like, x, row, start, stop):
 
 
 @piece
-def block_state(like, x, kept, row, start, stop, scale):
+def block_state(like, x, kept, row, start, stop, scale, empty):
     """The state ``(m, r, rest)`` of ``x[row, start:stop]``: ``sum(exp(x*scale)) = exp(m*scale) * (1 + r + rest)``.
 
-    The terms, in the frame of the block, stay in `kept` unless that is None.
+    The terms, in the frame of the block, stay in `kept` unless that is None. The sum begins with `empty`.
     """
     top = row_top(like, x, row, start, stop)
     nan = nan_of(like, x, row, start, stop, scalar(top))
     shape = frame(anchor(top), scale)
     if is_near(shape):
-        total, rest, count = row_sum(like, x, kept, top, row, start, stop, without_shift(shape), scale)
+        total, rest, count = row_sum(like, x, kept, top, row, start, stop, without_shift(shape), scale, empty)
     else:
-        total, rest, count = row_sum(like, x, kept, top, row, start, stop, shape, scale)
+        total, rest, count = row_sum(like, x, kept, top, row, start, stop, shape, scale, empty)
     return state_of_sums(like, nan, top, shape, total, rest, count, scale)
 
 
@@ -83,18 +84,18 @@ def note(tops, block, m):
 
 
 @piece
-def row_state(like, x, kept, tops, row, scale):
+def row_state(like, x, kept, tops, row, scale, empty):
     """The state of a whole row: of its one block, or of its blocks merged in order.
 
     The maxima of the blocks of a long row stay in `tops`, their terms, each in the frame of its block, in `kept`,
     unless these are None.
     """
     n = x.shape[1]
-    state = block_state(like, x, kept, row, 0, n if n <= SHORT_ROW else BLOCK, scale)
+    state = block_state(like, x, kept, row, 0, n if n <= SHORT_ROW else BLOCK, scale, empty)
     note(tops, 0, state[0])
     if n > SHORT_ROW:
         for start in range(BLOCK, n, BLOCK):
-            of_block = block_state(like, x, kept, row, start, min(start + BLOCK, n), scale)
+            of_block = block_state(like, x, kept, row, start, min(start + BLOCK, n), scale, empty)
             note(tops, start // BLOCK, of_block[0])
             state = merge(state, of_block, scale)
     return state
@@ -132,7 +133,8 @@ def refined(like, x, row, total, scale):
 
     def again(like, x, row, total, scale):
         if -NEAR_ZERO < total < NEAR_ZERO:
-            m, r, rest = row_state(doubles(0.0), x, None, None, row, scale)
+            wider = doubles(0.0)
+            m, r, rest = row_state(wider, x, None, None, row, scale, empty_sum(wider))
             return log_total(m, r, rest, scale)
         return total
 

@@ -23,6 +23,7 @@ from .online import frame, is_near, left_out, without_shift
 from .row_states import nan_of, over_terms, refined, row_state, state_of_sums
 from .simd import doubles, full
 from .state import factor_of, log_others, log_total, with_tops
+from .sums import empty_sum
 from .views import lanes_of, scratch
 from .visits import no_result, row_sum, row_top, scalar, three_visits, write_nothing
 from .writes import (
@@ -53,7 +54,9 @@ def softmax_one_by_one(x, out, first, last, scale):
     for row in range(first, last):
         top = row_top(like, x, row, 0, n)
         shape = frame(top, scale)
-        factor = row_factor(like, shape, *row_sum(like, x, kept, left_out(top, n), row, 0, n, shape, scale))
+        factor = row_factor(
+            like, shape, *row_sum(like, x, kept, left_out(top, n), row, 0, n, shape, scale, empty_sum(like))
+        )
         write_probabilities(like, x, out, row, 0, n, (Terms(kept, shape, scale, None), factor))
 
 
@@ -103,7 +106,7 @@ def softmax_rows(x, out, first, last, scale):
         return
     kept, tops = terms_kept_in(out), scratch(doubles(0.0), MOST_BLOCKS)
     for row in range(first, last):
-        state = row_state(like, x, kept, tops, row, scale)
+        state = row_state(like, x, kept, tops, row, scale, empty_sum(like))
         write_long_row(like, x, out, kept, tops, 0, row, 0, x.shape[1], state, scale, None)
 
 
@@ -161,7 +164,7 @@ def over_states(write):
         like, n = lanes_of(x), x.shape[1]
         if n > SHORT_ROW:
             for row in range(first, last):
-                write(like, x, out, row, row_state(like, x, None, None, row, scale), scale)
+                write(like, x, out, row, row_state(like, x, None, None, row, scale, empty_sum(like)), scale)
         elif first < last:
             top = row_top(like, x, first, 0, n)
             for row in range(first, last):
@@ -173,7 +176,7 @@ def over_states(write):
                         like, x, None, x, None, top, row, ahead, row, near, scale, None, False
                     )
                 else:
-                    total, rest, count = row_sum(like, x, None, top, row, 0, n, shape, scale)
+                    total, rest, count = row_sum(like, x, None, top, row, 0, n, shape, scale, empty_sum(like))
                     top_ahead = row_top(like, x, ahead, 0, n)
                 state = state_of_sums(like, nan, top, shape, total, rest, count, scale)
                 write(like, x, out, row, state, scale)

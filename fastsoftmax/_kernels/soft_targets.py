@@ -18,10 +18,10 @@ from .jit import inlined, piece
 from .losses import weighed
 from .memory import load, number, put, store
 from .objects import extent, seen_as
-from .online import across, add, empty_sum, whole
 from .row_states import row_state
 from .simd import doubles, full, select, width
 from .state import log_others, log_total
+from .sums import across, add, empty_sum, exact_sum, whole
 from .views import view
 
 
@@ -62,7 +62,7 @@ def soft_row(x, y, table, more, weights, terms, row, gradient):
     """The loss of a row and, with `gradient`, its gradient in the place of its logits."""
     like, n = doubles(0.0), x.shape[1]
     w, mass = width(like), number(table, (row, 0))
-    state = row_state(like, x, None, None, row, None)
+    state = row_state(like, x, None, None, row, None, exact_sum(like))
     m = state[0]
     log, _ = log_others(state[1], state[2])
     lse = log_total(m, state[1], state[2], None)

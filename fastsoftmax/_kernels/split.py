@@ -7,6 +7,7 @@ the terms of the first launch in `out`, so that the second need not compute them
 
 from __future__ import annotations
 
+from .in_step import kept_nowhere
 from .jit import by_type, inlined, piece
 from .lengths import BLOCK
 from .memory import store
@@ -14,6 +15,7 @@ from .row_states import block_state, refined
 from .rows import write_long_row
 from .simd import full, is_single
 from .state import log_others, log_total, merge, plus
+from .sums import empty_sum, exact_sum
 from .views import lanes_of, view
 from .writes import spread, terms_kept_in, write_log_softmax
 
@@ -33,20 +35,21 @@ def state_at(like, states, row, block):
     return lambda like, states, row, block: (states[row, block, 0], states[row, block, 1], states[row, block, 2])
 
 
-@piece
-def state_of_block(x, out, states, row, block, scale):
-    """First launch: ``states[row, block]`` becomes ``(m, r, rest)`` of that block."""
-    start = block * BLOCK
-    state = block_state(lanes_of(x), x, None, row, start, min(start + BLOCK, x.shape[1]), scale)
-    set_state(states, row, block, state)
+def over_block_states(kept_in, empty):
+    """First launch: ``states[row, block]`` becomes ``(m, r, rest)`` of that block; its terms stay in `kept_in`."""
+
+    @piece
+    def state_of_block(x, out, states, row, block, scale):
+        like, start = lanes_of(x), block * BLOCK
+        stop = min(start + BLOCK, x.shape[1])
+        set_state(states, row, block, block_state(like, x, kept_in(out), row, start, stop, scale, empty(like)))
+
+    return state_of_block
 
 
-@piece
-def state_and_terms(x, out, states, row, block, scale):
-    """The same, with the terms of the block kept in `out`."""
-    start = block * BLOCK
-    stop = min(start + BLOCK, x.shape[1])
-    set_state(states, row, block, block_state(lanes_of(x), x, terms_kept_in(out), row, start, stop, scale))
+state_of_block = over_block_states(kept_nowhere, empty_sum)
+exact_state_of_block = over_block_states(kept_nowhere, exact_sum)
+state_and_terms = over_block_states(terms_kept_in, empty_sum)
 
 
 @piece

@@ -13,10 +13,11 @@ from numba.core import types
 
 from .jit import by_type, inlined
 from .memory import ask_for, is_far, load, store
-from .online import Frame, across, add, bigger, empty_sum, term
+from .online import Frame, bigger
 from .past import LINED, store_past, until_line
 from .shuffles import abreast, any_lane, first_half, lane, lanes_true, part, rarely, repeated, rotate, side_by_side
 from .simd import HalfType, full, select, width
+from .sums import across, add, any_reaches, beside, empty_sum, part_of, term_and_summand, together, without
 from .target import has_avx512
 from .views import anew
 
@@ -95,7 +96,7 @@ def without_top(v, top, e, count):
 
     def counted(v, top, e, count):
         equal = v == top
-        return select(equal, full(e, 0.0), e), select(equal, count + 1.0, count)
+        return without(equal, e), select(equal, count + 1.0, count)
 
     return counted
 
@@ -122,24 +123,31 @@ def repeated_frame(shape, like):
 
 
 @inlined
-def others_of(v, top, e):
+def others_of(v, top, terms):
     """The terms with those of the maximum set to 0, and how many those are."""
     equal = v == repeated(top, v)
-    return select(equal, full(e, 0.0), e), lanes_true(equal)
+    return without(equal, terms), lanes_true(equal)
 
 
 @inlined
-def visit(like, x, out, row, j, count, shape, scale):
-    """Some vectors abreast, and their terms, kept in `out` on the way."""
+def visit(like, x, out, row, j, count, shape, scale, total):
+    """Some vectors abreast, and what is to be added of their terms, which are kept in `out` on the way."""
     v = load(like, x, (row, j), count, -np.inf)
-    e = term(v, repeated_frame(shape, like), scale)
+    e, terms = term_and_summand(total, v, repeated_frame(shape, like), scale)
     keep(out, (row, j), e, count)
-    return v, e
+    return v, terms
 
 
 @inlined
-def sum_of_four(like, e):
-    return (part(e, 0, like) + part(e, 1, like)) + (part(e, 2, like) + part(e, 3, like))
+def sum_of_two(total, like, terms):
+    """What two vectors abreast come to, before they are added to a sum."""
+    return together(total, part_of(terms, 0, like), part_of(terms, 1, like))
+
+
+@inlined
+def sum_of_four(total, like, terms):
+    last = together(total, part_of(terms, 2, like), part_of(terms, 3, like))
+    return together(total, sum_of_two(total, like, terms), last)
 
 
 @inlined
@@ -168,25 +176,25 @@ def step_of_four(result: Any) -> Any:
         like, x, kept, source, out, top, row, behind, j, first, count, shape, scale, more, total, tops, past
     ):
         results = result(abreast(like, 4), source, behind, j + first, count, more)
-        v, e = visit(abreast(like, 4), x, kept, row, j, count, shape, scale)
-        sums, equal = sum_of_four(like, e), 0
+        v, terms = visit(abreast(like, 4), x, kept, row, j, count, shape, scale, total)
+        sums, equal = sum_of_four(total, like, terms), 0
         if rarely(any_lane(top_of_four(like, v) >= top)):
-            e, equal = others_of(v, top, e)
-            sums = sum_of_four(like, e)
+            terms, equal = others_of(v, top, terms)
+            sums = sum_of_four(total, like, terms)
         write_four(like, out, behind, j + first, results, count, past)
         return add(total, sums), tops + equal
 
     @inlined
-    def half_of_four(like, step, x, kept, source, out, top, row, behind, j, shape, scale, more):
+    def half_of_four(like, step, x, kept, source, out, top, row, behind, j, shape, scale, more, total):
         # Half a vector each: that their lanes are equal only we know, and so each takes one register.
         shape, top = repeated_frame(shape, like), repeated(top, like)
         v = load_apart(like, x, row, j, step)
-        e = term(v, repeated_frame(shape, v), scale)
-        sums, equal = sum_of_four(like, e), 0
-        if rarely(any_lane(sums >= shape.peak)):
+        e, terms = term_and_summand(total, v, repeated_frame(shape, v), scale)
+        sums, equal = sum_of_four(total, like, terms), 0
+        if rarely(any_reaches(sums, shape.peak)):
             # Loaded once more, for no register is left to keep it for what almost never comes.
-            others, equal = others_of(load_apart(like, anew(x), row, j, step), top, e)
-            sums = sum_of_four(like, others)
+            others, equal = others_of(load_apart(like, anew(x), row, j, step), top, terms)
+            sums = sum_of_four(total, like, others)
         results = (
             result(like, source, behind, j, None, more),
             result(like, source, behind, j + step, None, more),
@@ -199,9 +207,9 @@ def step_of_four(result: Any) -> Any:
 
     def by_halves(like, x, kept, source, out, top, row, behind, j, first, count, shape, scale, more, total, tops, past):
         w, h = width(like), first_half(like)
-        lower, equal = half_of_four(h, w, x, kept, source, out, top, row, behind, j, shape, scale, more)
-        upper, too = half_of_four(h, w, x, kept, source, out, top, row, behind, j + w // 2, shape, scale, more)
-        return add(total, side_by_side(lower, upper)), tops + equal + too
+        lower, equal = half_of_four(h, w, x, kept, source, out, top, row, behind, j, shape, scale, more, total)
+        upper, too = half_of_four(h, w, x, kept, source, out, top, row, behind, j + w // 2, shape, scale, more, total)
+        return add(total, beside(lower, upper)), tops + equal + too
 
     @by_type
     def step(like, x, kept, source, out, top, row, behind, j, first, count, shape, scale, more, total, tops, past):
@@ -256,22 +264,16 @@ visit4 = step_of_four(no_result)
 
 
 @inlined
-def row_sum(like, x, out, top, row, start, stop, shape, scale):
+def row_sum(like, x, out, top, row, start, stop, shape, scale, empty):
     """The sum of the terms of ``x[row, start:stop]`` that are not its maximum, and how many are."""
-    total, tops = lane_sums(like, x, out, top, row, start, stop, shape, scale)
+    total, tops = more_sums(like, x, out, top, row, start, stop, shape, scale, empty, 0)
     number, rest = across(like, total)
     return number, rest, np.float64(tops)
 
 
 @inlined
-def lane_sums(like, x, out, top, row, start, stop, shape, scale):
-    """The same, with the sum still in its lanes."""
-    return more_sums(like, x, out, top, row, start, stop, shape, scale, empty_sum(like), 0)
-
-
-@inlined
 def more_sums(like, x, out, top, row, start, stop, shape, scale, total, tops):
-    """The sum with some more classes."""
+    """A sum, still in its lanes, with some more classes, and how many of them are the maximum."""
     w, j = width(like), start
     while j + 4 * w <= stop:
         ask_for(like, out, row, j, True)
@@ -281,17 +283,17 @@ def more_sums(like, x, out, top, row, start, stop, shape, scale, total, tops):
 
 
 @inlined
-def visit1(like, x, out, top, row, j, count, shape, scale):
-    """One vector of terms without those of the maximum, and how many those are."""
-    v, e = visit(like, x, out, row, j, count, shape, scale)
-    return others_of(v, top, e)
+def visit1(like, x, out, top, row, j, count, shape, scale, total):
+    """What one vector of terms adds without those of the maximum, and how many those are."""
+    v, terms = visit(like, x, out, row, j, count, shape, scale, total)
+    return others_of(v, top, terms)
 
 
 @inlined
-def visit2(like, x, out, top, row, j, count, shape, scale):
-    """The sum of two vectors of terms, likewise."""
-    e, equal = visit1(abreast(like, 2), x, out, top, row, j, count, shape, scale)
-    return part(e, 0, like) + part(e, 1, like), equal
+def visit2(like, x, out, top, row, j, count, shape, scale, total):
+    """What two vectors of terms add, likewise."""
+    terms, equal = visit1(abreast(like, 2), x, out, top, row, j, count, shape, scale, total)
+    return sum_of_two(total, like, terms), equal
 
 
 @inlined
@@ -303,16 +305,17 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     if left > 3 * w:
         return visit4(like, x, out, x, None, top, row, row, j, 0, left, shape, scale, None, total, tops, False)
     if left > 2 * w:
-        two, equal = visit2(like, x, out, top, row, j, None, shape, scale)
-        third, too = visit1(like, x, out, top, row, j + 2 * w, left - 2 * w, shape, scale)
-        return add(total, two + third), tops + equal + too
+        two, equal = visit2(like, x, out, top, row, j, None, shape, scale, total)
+        third, too = visit1(like, x, out, top, row, j + 2 * w, left - 2 * w, shape, scale, total)
+        return add(total, together(total, two, third)), tops + equal + too
+    if left <= w:
+        e, equal = visit1(like, x, out, top, row, j, left, shape, scale, total)
+        return add(total, e), tops + equal
     if left == 2 * w:
-        e, equal = visit2(like, x, out, top, row, j, None, shape, scale)
-    elif left > w:
-        e, equal = visit2(like, x, out, top, row, j, left, shape, scale)
+        two, equal = visit2(like, x, out, top, row, j, None, shape, scale, total)
     else:
-        e, equal = visit1(like, x, out, top, row, j, left, shape, scale)
-    return add(total, e), tops + equal
+        two, equal = visit2(like, x, out, top, row, j, left, shape, scale, total)
+    return add(total, two), tops + equal
 
 
 @inlined
@@ -347,18 +350,18 @@ def before_lines(result: Any) -> Any:
     return begun
 
 
-def three_visits(result: Any, write: Any) -> Any:
+def three_visits(result: Any, write: Any, empty: Any = empty_sum) -> Any:
     """Sum `row`, find the maximum of `ahead`, write `behind`: `row_sum`, `row_top` and `write` in step.
 
     `write` writes ``result(like, source, row, j, count, more)``. Terms stay in `kept`, results go to `out`; either
-    may be None.
+    may be None. ``empty(like)`` is what the sum begins with.
     """
     step, begun = step_of_four(result), nothing_before_lines if result is no_result else before_lines(result)
 
     @inlined
     def visits(like, x, kept, source, out, top, row, ahead, behind, shape, scale, more, past):
         w, n = width(like), x.shape[1]
-        total, tops, far = empty_sum(like), 0, is_far(x)
+        total, tops, far = empty(like), 0, is_far(x)
         a = full(like, -np.inf)
         first = begun(like, source, out, behind, more, past or (n >= LINED and not far and worth_lines(kept, out)))
         j = 0

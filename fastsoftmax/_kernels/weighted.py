@@ -11,11 +11,12 @@ import numpy as np
 from .elementary import log_pair, two_sum
 from .jit import inlined, piece
 from .memory import load, store
-from .online import across, add, empty_sum, frame, term
+from .online import frame, term
 from .row_states import nan_in
 from .shuffles import any_lane
 from .simd import doubles, fma, full, select, width
 from .state import shrink_of
+from .sums import across, add, empty_sum
 from .visits import row_top, scalar
 
 _LN2, _LN2_REST = 0.6931471805599453, 2.3190468138462996e-17
