@@ -10,7 +10,17 @@ import functools
 from dataclasses import dataclass
 
 from . import _machine
-from ._kernels.lengths import BATCHED, BLOCK, LANES, MOST_BLOCKS, NARROW_VECTORS, SHORT_ROW
+from ._kernels.lengths import (
+    BATCHED,
+    BLOCK,
+    INTERLEAVED,
+    INTERLEAVED_GRADIENTS,
+    INTERLEAVED_ROOM,
+    LANES,
+    MOST_BLOCKS,
+    NARROW_VECTORS,
+    SHORT_ROW,
+)
 
 # Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
 # threads costs 3 to 5 us, so work of twice that is shared.
@@ -43,8 +53,8 @@ class Plan:
         What is computed, and on which elements.
     kernel
         "rows", "pairs" (two classes), "narrow" (a few classes, many rows at once),
-        "batches" (short rows, as many as lanes at once), "columns" (classes on a strided axis) or
-        "split" (long rows shared out by blocks).
+        "batches" (short rows, as many as lanes at once), "columns" (classes on a strided axis),
+        "interleaved" (a few columns of many classes, as rows) or "split" (long rows shared out by blocks).
     tasks
         Parts that the work is cut into, more than threads so that these can share them out as they go; 1 is a plain
         call.
@@ -109,6 +119,12 @@ def rows(operation: str, dtype: str, count: int, classes: int, threads: int, den
 def columns(operation: str, dtype: str, outer: int, classes: int, inner: int, threads: int) -> Plan:
     """Plan for ``x[outer, class, inner]`` with contiguous inner elements and at most `SHORT_ROW` classes."""
     lanes = LANES[dtype]
+    many = classes >= (INTERLEAVED_GRADIENTS if operation in BACKWARD else INTERLEAVED)
+    if inner < lanes and many and classes * inner <= INTERLEAVED_ROOM:
+        cost = outer * inner * (ROW_NS + classes * ELEMENT_NS[dtype])
+        tasks = _tasks(cost, outer, outer * inner // TASK_ROWS, threads)
+        reason = f"{inner} columns of many classes: rows, in room of their own"
+        return Plan(operation, dtype, "interleaved", tasks, classes, reason, int(cost))
     units = -(-outer // max(1, lanes // inner)) * -(-inner // lanes)  # vectors, of several outer indices where they fit
     cost = units * (ROW_NS + classes * lanes * ELEMENT_NS[dtype])
     tasks = _tasks(cost, units, units // TASK_COLUMNS, threads)

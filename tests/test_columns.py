@@ -154,7 +154,7 @@ def test_nothing_beside_columns_is_written(rng: np.random.Generator, shape: tupl
 @pytest.mark.parametrize("classes", [MOST_PACKED - 1, MOST_PACKED, MOST_PACKED + 1])
 @pytest.mark.parametrize("inner", [2, 3])
 def test_two_columns_of_many_classes(rng: np.random.Generator, classes: int, inner: int) -> None:
-    """More than are put together go through blocks."""
+    """More than are put together become rows."""
     x = rng.normal(size=(3, classes, inner)).astype(np.float32)
     rows = np.ascontiguousarray(x.transpose(0, 2, 1))
     np.testing.assert_array_equal(fastsoftmax.softmax(x, axis=1), fastsoftmax.softmax(rows, axis=-1).transpose(0, 2, 1))

@@ -24,6 +24,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "split": ((2, 3 * SHORT_ROW + 17), -1),
     "one-row": ((1, 500_000), -1),
     "columns": ((5, 70, 700), 1),
+    "interleaved": ((90, 700, 5), 1),
     "blocks": ((300, 1001), 0),
 }
 Call = Callable[[Array, int], list[Array]]

@@ -35,6 +35,7 @@ PATHS = {
     "small-columns-together": Path("small", (11, 60, 5), 1),
     "columns": Path("columns", (9, 60, 37), 1),
     "columns-together": Path("columns", (61, 60, 5), 1),
+    "interleaved": Path("interleaved", (31, 400, 5), 1),
     "tiled-columns": Path("columns", (2, 70, 512), 1),
     "tiled-columns-at-hand": Path("columns", (5, 9, 512), 1),
     "split": Path("split", (2, SHORT_ROW + 1000), -1, 3),

@@ -150,6 +150,8 @@ def test_large_arrays_are_cut(
 
 def test_every_plan_names_a_kernel() -> None:
     for operation in KERNELS:
+        for outer, classes, inner in ((8, 21, 4096), (9, 100, 3), (9, 1000, 3)):
+            assert _plan.columns(operation, "float32", outer, classes, inner, 2).kernel in KERNELS[operation]
         for rows, classes, threads, *_ in ROW_REGIONS:
             kernel = _plan.rows(operation, "float32", rows, classes, threads).kernel
             # A loss without a gradient is known after the states of the blocks: there is no last launch.
@@ -176,6 +178,7 @@ CALLS: list[tuple[tuple[int, ...], Any, list[str]]] = [
     ((4, 30, 50), 1, []),
     ((4, 300, 50), 1, ["columns"]),
     ((4000, 5, 3), 1, ["columns"]),
+    ((40, 400, 3), 1, ["interleaved"]),
     ((4, 30, 50), (1, 2), ["rows"]),
     ((4, 30, 50), (0, 1), ["columns"]),
     ((4, 30, 50), (0, 2), ["batches"]),  # through blocks

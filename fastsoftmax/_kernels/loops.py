@@ -29,6 +29,7 @@ from . import (
 from .ahead import ask_for_rows, batches_ahead
 from .batches import TERM_VECTORS
 from .column_loops import in_flight, over_columns, over_narrow
+from .interleaved import a_number, over_interleaved
 from .jit import (
     LABELS,
     LIMITS,
@@ -148,7 +149,7 @@ def _kernels(
     for layout, loop in layouts.items():
         if layout == "split":
             arguments = (planned(2), out(2), numbers(3), flat)
-        elif layout == "columns":
+        elif layout in ("columns", "interleaved"):
             arguments = (planned(3), out(3), deep)
         else:
             arguments = (planned(2), out(2), flat)
@@ -201,6 +202,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         narrow=over_narrow(columns.softmax_columns, at_once=in_flight),
         batches=over_batches(batches.softmax_batch),
         columns=over_columns(columns.softmax_columns),
+        interleaved=over_interleaved(rows.softmax_rows),
         split=over_blocks(split.softmax_blocks),
     ),
     "log_softmax": _kernels(
@@ -211,6 +213,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         narrow=over_narrow(columns.log_softmax_columns, at_once=in_flight),
         batches=over_batches(batches.log_softmax_batch),
         columns=over_columns(columns.log_softmax_columns),
+        interleaved=over_interleaved(rows.log_softmax_rows),
         split=over_blocks(split.log_softmax_blocks),
     ),
     "logsumexp": _kernels(
@@ -221,6 +224,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         narrow=over_narrow(columns.logsumexp_columns, at_once=in_flight),
         batches=over_batches(batches.logsumexp_batch),
         columns=over_columns(columns.logsumexp_columns),
+        interleaved=over_interleaved(rows.logsumexp_rows, a_number),
         split=over_blocks(split.logsumexp_blocks),
     ),
     "softmax_backward": _kernels(
@@ -229,6 +233,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         rows=over_rows(backward.softmax_backward_rows.rows),
         narrow=over_narrow(column_gradients.softmax_backward_columns),
         columns=over_columns(column_gradients.softmax_backward_columns),
+        interleaved=over_interleaved(backward.softmax_backward_rows.rows),
         split=over_blocks(backward.softmax_backward_rows.blocks),
     ),
     "log_softmax_backward": _kernels(
@@ -237,6 +242,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         rows=over_rows(backward.log_softmax_backward_rows.rows),
         narrow=over_narrow(column_gradients.log_softmax_backward_columns),
         columns=over_columns(column_gradients.log_softmax_backward_columns),
+        interleaved=over_interleaved(backward.log_softmax_backward_rows.rows),
         split=over_blocks(backward.log_softmax_backward_rows.blocks),
     ),
     "cross_entropy": _kernels(
@@ -247,6 +253,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         batches=over_batches(loss_batches.loss_batch),
         narrow=over_narrow(loss_columns.loss_columns, no_columns, in_flight),
         columns=over_columns(loss_columns.loss_columns),
+        interleaved=over_interleaved(losses.loss_rows, a_number),
     ),
     "cross_entropy_with_grad": _kernels(
         "cross_entropy_with_grad",
@@ -255,6 +262,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         batches=over_batches(loss_batches.loss_with_gradient_batch),
         narrow=over_narrow(loss_columns.loss_with_gradient_columns),
         columns=over_columns(loss_columns.loss_with_gradient_columns),
+        interleaved=over_interleaved(losses.loss_with_gradient_rows),
         split=over_blocks(loss_blocks.gradient_blocks),
     ),
 }

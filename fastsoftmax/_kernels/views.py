@@ -242,6 +242,29 @@ def from_place(typingctx, array, o, i):
 
 
 @intrinsic(prefer_literal=True)
+def numbers_as_rows(typingctx, array, o):
+    """The view ``[row, 0]`` of an array ``[o, 0, row]`` with a number for each row; of an empty one, an empty view."""
+    if not isinstance(array, ViewType) or array.ndim != 3:
+        return None
+    made = ViewType(array.dtype, 2)
+
+    def codegen(context, builder, sig, args):
+        source = cgutils.create_struct_proxy(array)(context, builder, value=args[0])
+        target = cgutils.create_struct_proxy(made)(context, builder)
+        word = ir.IntType(64)
+        step = builder.mul(args[1], cgutils.unpack_tuple(builder, source.strides)[0])
+        target.data = builder.gep(source.data, [step])
+        outer, _, inner = cgutils.unpack_tuple(builder, source.shape)
+        empty = builder.icmp_signed("==", outer, word(0))
+        target.shape = cgutils.pack_array(builder, [builder.select(empty, word(0), inner), word(1)])
+        item = word(_item_bytes(array.dtype))
+        target.strides = cgutils.pack_array(builder, [item, item])
+        return target._getvalue()
+
+    return made(array, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
 def doubles_in(typingctx, room):
     """The view of room ``[0, row, column]`` as room for as many float64 numbers: two rows for one of float32."""
     if not isinstance(room, ViewType) or room.ndim != 3:
