@@ -159,9 +159,9 @@ def run_loss(
         )
 
 
-def run_soft_targets(x: np.ndarray, y: np.ndarray, extra: tuple[Any, ...], gradient: bool) -> None:
+def run_soft_targets(x: np.ndarray, y: np.ndarray, extra: tuple[Any, ...], scale: Any, gradient: bool) -> None:
     """The losses of float64 rows with targets `y`; with `gradient` that replaces the logits."""
-    SOFT_TARGETS.compiled("float64")(x, y, *extra, int(gradient))
+    SOFT_TARGETS.compiled("float64", scale is not None)(x, y, *extra, scale, int(gradient))
 
 
 def run_cap(x: np.ndarray, slope: np.ndarray, cap: float) -> None:

@@ -299,8 +299,7 @@ def _through_soft_targets(request: LossRequest, rows: _Rows, terms: tuple[float,
         if options.softcap is not None:
             slope = np.empty_like(x)
             _execute.run_cap(x, slope, options.softcap)
-        x /= options.temperature
-        _execute.run_soft_targets(x, y, (table, more, weights, terms), request.out is not None)
+        _execute.run_soft_targets(x, y, (table, more, weights, terms), request.scale, request.out is not None)
         if request.out is not None:
             if slope is not None:
                 x *= slope

@@ -20,6 +20,7 @@ from ._kernels.lengths import (
     MOST_BLOCKS,
     NARROW_VECTORS,
     SHORT_ROW,
+    rows_of_pieces,
 )
 
 # Measured on two Zen 4 cores; they only have to be right within a factor of two. A launch of
@@ -120,7 +121,7 @@ def columns(operation: str, dtype: str, outer: int, classes: int, inner: int, th
     """Plan for ``x[outer, class, inner]`` with contiguous inner elements and at most `SHORT_ROW` classes."""
     lanes = LANES[dtype]
     many = classes >= (INTERLEAVED_GRADIENTS if operation in BACKWARD else INTERLEAVED)
-    if inner < lanes and many and classes * inner <= INTERLEAVED_ROOM:
+    if inner < lanes and many and classes * rows_of_pieces(inner) <= INTERLEAVED_ROOM:
         cost = outer * inner * (ROW_NS + classes * ELEMENT_NS[dtype])
         tasks = _tasks(cost, outer, outer * inner // TASK_ROWS, threads)
         reason = f"{inner} columns of many classes: rows, in room of their own"

@@ -183,6 +183,17 @@ def test_temperature(case: str, temperature: float, dtype: np.dtype[Any]) -> Non
 
 
 @full
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 3.0])
+@pytest.mark.parametrize("case", ["normal-10", "sure-1000", "offset-30000-10", "close-calls-33", "rivals-64"])
+def test_probabilities_with_a_temperature(case: str, temperature: float, dtype: np.dtype[Any]) -> None:
+    x, target = problem(case, dtype)
+    y = np.zeros(x.shape, dtype)
+    y[np.arange(len(x)), target] = 1
+    exact = loss_reference.cross_entropy(x, target, reduction="none", temperature=temperature).losses
+    assert_ulp(cross_entropy(x, y, reduction="none", temperature=temperature), exact, LOSS_ULP)
+
+
+@full
 @pytest.mark.parametrize("options", [{}, {"focal_gamma": 0.5}, {"softcap": 1e5}], ids=["plain", "focal", "softcap"])
 @pytest.mark.parametrize("case", ["normal-10", "wide-1000", "sure-10", "sure-1000", "surer-10", "offset-30000-10"])
 def test_probabilities(case: str, options: dict[str, Any], dtype: np.dtype[Any]) -> None:

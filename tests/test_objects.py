@@ -17,7 +17,7 @@ from fastsoftmax import _execute
 from fastsoftmax._execute import DONE, LARGE, LARGE_LOSS, OTHER
 from fastsoftmax._kernels.jit import piece
 from fastsoftmax._kernels.launch import unlocked
-from fastsoftmax._kernels.lengths import INTERLEAVED_ROOM
+from fastsoftmax._kernels.lengths import INTERLEAVED_ROOM, PIECE
 from fastsoftmax._kernels.small import NO_LOSS
 
 ELEMENTWISE = ["softmax", "log_softmax"]
@@ -210,7 +210,7 @@ def test_columns_taken(rng: np.random.Generator, shape: tuple[int, ...], axis: i
 
 def test_what_columns_do_not_take() -> None:
     """One column beside none, three of very many classes, sums elsewhere or of another shape."""
-    for shape in ((4, 3, 1), (INTERLEAVED_ROOM // 3 + 1, 3)):
+    for shape in ((4, 3, 1), (INTERLEAVED_ROOM // PIECE + 1, 3)):
         assert columns_state_of("softmax", -2, ones(*shape), ones(*shape)) == OTHER
         assert (
             columns_loss_of("cross_entropy", -2, ones(*shape), np.zeros(shape[:-2] + shape[-1:], int), ones(*shape)) < 0

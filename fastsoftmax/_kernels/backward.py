@@ -241,6 +241,7 @@ def short_rows_of(summand, gradient):
 
 @inlined
 def plain_four(like, v):
+    """What four vectors abreast come to in their own type."""
     return sum_of_four(empty_sum(like), like, v)
 
 

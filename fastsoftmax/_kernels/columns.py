@@ -39,12 +39,13 @@ def visit(like, x, out, top, j, i, count, shape, scale, tops, empty):
 def column_sum(like, x, out, top, few_top, i, count, shape, scale, sums, empty):
     """The sums of the terms of the columns that are not their maximum, and how many are: as `row_sum`.
 
-    For no more classes than strands it is `few_top` that counts, None for all terms. Sums begin with `empty`.
+    For plain sums of no more classes than strands it is `few_top` that counts, None for all terms. Sums begin with
+    `empty`.
     """
     n, w = x.shape[1], strands(like)
-    if n <= w * min(few_terms(like, empty), 1):
+    if n <= w and n <= most_kept(like, empty):
         return few_sum(like, x, out, few_top, i, count, shape, scale, sums)
-    if n <= w * few_terms(like, empty):
+    if n <= most_kept(like, empty):
         return few_sum(like, x, out, top, i, count, shape, scale, sums)
     tops = full(like, 0.0)
     for group in range(0, n, 4 * w):
@@ -64,10 +65,11 @@ def column_sum(like, x, out, top, few_top, i, count, shape, scale, sums, empty):
 
 
 @by_type
-def few_terms(like, empty):
-    """Of how many terms a strand terms are kept: exact sums of more, and pairs, are added up at once."""
-    exact = 1 if is_single(like) else 0
-    known = exact if is_exact(empty) else KEPT
+def most_kept(like, empty):
+    """Of how many classes `few_sum` may keep the terms: of exact sums where no two are added as they are."""
+    strand = 16 if is_single(like) else 8
+    exact = strand if is_single(like) else 0
+    known = exact if is_exact(empty) else KEPT * strand
     return lambda like, empty: known
 
 
@@ -81,7 +83,7 @@ def no_terms(like, empty):
 
 @inlined
 def few_sum(like, x, out, top, i, count, shape, scale, sums):
-    """The same for so few classes that their terms, and not the sums of their strands, are kept."""
+    """The same for so few classes that their terms, not the sums of their strands, are kept, and added as they are."""
     n, terms = x.shape[1], terms_in(like, sums)
     tops = full(like, 0.0)
     for j in range(n):

@@ -7,19 +7,22 @@ columns: 64x1000x2 softmax 0.47, 16x1000x8 0.73, 21x3000x2 0.13).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba.core import types
 
 from .jit import by_type, inlined
+from .lengths import rows_of_pieces
 from .simd import width
 from .tiles import heap, keep_alive, tiles_of
-from .transposed import PIECE, load_columns, store_columns
+from .transposed import load_columns, store_columns
 from .views import ViewType, few_rows, from_place, lanes_of, numbers_as_rows, rows_in, view
+
+rows_taken = inlined(rows_of_pieces)
 
 
 @inlined
-def as_rows(like, tile, array, spare, o):
+def to_rows(like, tile, array, spare, o):
     """Copy the columns of an outer index to the first rows of the tile."""
     classes, n, inner = rows_in(from_place(array, o, 0)), array.shape[1], array.shape[2]
     for j in range(0, n, width(like)):
@@ -27,7 +30,7 @@ def as_rows(like, tile, array, spare, o):
 
 
 @inlined
-def as_columns(like, array, tile, spare, o):
+def to_columns(like, array, tile, spare, o):
     """The inverse."""
     classes, n, inner = rows_in(from_place(array, o, 0)), array.shape[1], array.shape[2]
     for j in range(0, n, width(like)):
@@ -35,12 +38,12 @@ def as_columns(like, array, tile, spare, o):
 
 
 @by_type
-def extra_of(like, tile, rows, extra, spare, o):
-    """What the work on the rows takes besides them: an array's are copied likewise, numbers stay where they are."""
+def extra_of_rows(like, tile, rows, extra, spare, o):
+    """What the work on rows takes besides them: an array is copied likewise, to `rows`; numbers stay where they are."""
     if isinstance(extra, ViewType):
 
         def copied(like, tile, rows, extra, spare, o):
-            as_rows(like, tile, extra, spare, o)
+            to_rows(like, tile, extra, spare, o)
             return rows
 
         return copied
@@ -53,41 +56,53 @@ def extra_of(like, tile, rows, extra, spare, o):
     return lambda like, tile, rows, extra, spare, o: extra
 
 
+class Results(NamedTuple):
+    """Where the work on rows writes, ``place(rows, out, o)``, and ``write(like, out, tile, spare, o)`` afterwards."""
+
+    place: Any
+    write: Any
+
+
 @inlined
-def all_classes(like, rows, results, o):
-    """Results take the place of the rows, and go to theirs from there."""
+def place_of_rows(rows, out, o):
     return rows
 
 
 @inlined
-def a_number(like, rows, results, o):
-    return numbers_as_rows(results, o)
+def place_of_numbers(rows, out, o):
+    return numbers_as_rows(out, o)
 
 
 @inlined
-def no_columns(like, array, tile, spare, o):
+def written_already(like, out, tile, spare, o):
     return None
 
 
-def over_interleaved(work: Any, place: Any = all_classes) -> Any:
-    """``work(x, out, start, stop, extra)`` for the rows of each outer index; ``place(...)`` is its `out`."""
-    write = as_columns if place is all_classes else no_columns
+ALL_CLASSES = Results(place_of_rows, to_columns)
+A_NUMBER = Results(place_of_numbers, written_already)
+
+
+def over_interleaved(work: Any, results: Results = ALL_CLASSES) -> Any:
+    """``work(x, out, start, stop, extra)`` for the rows of each outer index, in a room of their own."""
+    place, write = results
 
     def loop(first, last, tasks, x, out, extra):
         outer, n, inner = x.shape
+        taken = rows_taken(inner)
         for task in range(first, last):
-            logits, results, more = view(x), view(out), view(extra)
+            logits, written, more = view(x), view(out), view(extra)
             like = lanes_of(logits)
-            each = inner + PIECE  # columns are copied by pieces
-            room = heap(like, each * tiles_of(more), n + width(like))
+            room = heap(like, taken * tiles_of(more), n + width(like))
             tile, rows = view(room), rows_in(view(room[:, :inner, :n]))
-            second, others = view(room[:, -each:]), rows_in(view(room[:, -each:-PIECE, :n]))
-            spare, spare_results = few_rows(logits), few_rows(results)
+            # Of a second array; nothing if there is none.
+            second = view(room[:, taken:])
+            second_rows = rows_in(view(room[:, taken : taken + inner, :n]))
+            spare, spare_results = few_rows(logits), few_rows(written)
             for o in range(outer * task // tasks, outer * (task + 1) // tasks):
-                as_rows(like, tile, logits, spare, o)
-                other = extra_of(like, second, others, more, spare, o)
-                work(rows, place(like, rows, results, o), 0, inner, other)
-                write(like, results, tile, spare_results, o)
+                to_rows(like, tile, logits, spare, o)
+                other = extra_of_rows(like, second, second_rows, more, spare, o)
+                work(rows, place(rows, written, o), 0, inner, other)
+                write(like, written, tile, spare_results, o)
             keep_alive(room)
 
     return loop

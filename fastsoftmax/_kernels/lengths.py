@@ -25,14 +25,15 @@ SUMS_ROOM = 8 * KEPT
 # What follows is a matter of speed alone.
 
 # With fewer columns than this next to each other most lanes of a vector would be idle. Those of at most so many classes
-# are put together where they are few: up to three tiles of these are some 600 KiB.
+# are put together where they are few and become no rows: up to three tiles of these are some 600 KiB.
 LEAST_COLUMNS = 4
 MOST_PACKED = 1024
 # Fewer columns than lanes, of so many classes or more, become rows (see `interleaved`; two to twelve columns on a Zen
 # 5: of 300 classes 0.8 to 1.1 of the time, of 500 0.5 to 0.8), those of gradients, with a second array to bring
-# together, sooner (64 classes 0.7 to 1.1). The room for them has so many numbers at most, half of the second cache.
+# together, sooner (64 classes 0.7 to 1.1). Rows come four at a time; all of them have so many numbers at most, those of
+# a second array as many again.
 INTERLEAVED, INTERLEAVED_GRADIENTS = 320, 64
-INTERLEAVED_ROOM = 2**17
+PIECE, INTERLEAVED_ROOM = 4, 2**17
 
 # Plain arrays of up to this many elements have a kernel that looks at the array itself: what Python asks of an array
 # takes longer than a few rows. More where rows are contiguous (on a Zen 5 softmax of 20x1000 took two threads 4.3 us
@@ -64,7 +65,12 @@ BATCHED = {
 }
 
 
+def rows_of_pieces(inner: int) -> int:
+    """How many rows so many columns take, which are copied by pieces."""
+    return (inner + PIECE - 1) // PIECE * PIECE
+
+
 def worth_columns(classes: int, inner: int) -> bool:
     """Whether kernels for columns take so many classes, and so many columns next to each other."""
     few = inner < LEAST_COLUMNS
-    return inner > 1 and classes <= SHORT_ROW and (not few or classes * inner <= INTERLEAVED_ROOM)
+    return inner > 1 and classes <= (INTERLEAVED_ROOM // PIECE if few else SHORT_ROW)

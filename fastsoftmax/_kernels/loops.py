@@ -29,7 +29,7 @@ from . import (
 from .ahead import ask_for_rows, batches_ahead
 from .batches import TERM_VECTORS
 from .column_loops import in_flight, over_columns, over_narrow
-from .interleaved import a_number, over_interleaved
+from .interleaved import A_NUMBER, over_interleaved
 from .jit import (
     LABELS,
     LIMITS,
@@ -224,7 +224,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         narrow=over_narrow(columns.logsumexp_columns, at_once=in_flight),
         batches=over_batches(batches.logsumexp_batch),
         columns=over_columns(columns.logsumexp_columns),
-        interleaved=over_interleaved(rows.logsumexp_rows, a_number),
+        interleaved=over_interleaved(rows.logsumexp_rows, A_NUMBER),
         split=over_blocks(split.logsumexp_blocks),
     ),
     "softmax_backward": _kernels(
@@ -253,7 +253,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         batches=over_batches(loss_batches.loss_batch),
         narrow=over_narrow(loss_columns.loss_columns, no_columns, in_flight),
         columns=over_columns(loss_columns.loss_columns),
-        interleaved=over_interleaved(losses.loss_rows, a_number),
+        interleaved=over_interleaved(losses.loss_rows, A_NUMBER),
     ),
     "cross_entropy_with_grad": _kernels(
         "cross_entropy_with_grad",
@@ -271,7 +271,9 @@ WEIGHTED = Loop("weighted_rows", over_rows(weighted.weighted_rows), (array(2), a
 
 # Rows of a block in float64: losses that are not linear in the probabilities or have distributions for targets.
 _ROWS, _PER_CLASS = array(2), array(1)
-SOFT_TARGETS = Kernel("soft_rows", soft_targets.soft_rows, (_ROWS, array(2), _ROWS, _ROWS, _PER_CLASS, TERMS, NUMBER))
+SOFT_TARGETS = Kernel(
+    "soft_rows", soft_targets.soft_rows, (_ROWS, array(2), _ROWS, _ROWS, _PER_CLASS, TERMS, SCALE, NUMBER)
+)
 CAP = Kernel("cap_rows", soft_targets.cap_rows, (_ROWS, _ROWS, TERMS))
 READ_LABELS = Loop(
     "read_labels",

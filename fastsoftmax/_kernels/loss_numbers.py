@@ -51,13 +51,18 @@ def short_negative_log(state, x_t, scale):
 def exact_negative_log(state, x_t, scale):
     """The same from float64 logits."""
     m, r, rest = state
-    distance, lost = two_sum(m, 0.0 - x_t)
-    d, tail = scaled(distance, scale)
     log, log_rest = log_others(r, rest)
+    nll = rounded_once(m, log, log_rest, x_t, scale) + (m - m)
+    p, others = exp_and_rest(0.0 - nll)
+    return nll, p, others, log, log_total(m, r, rest, scale)
+
+
+@inlined
+def rounded_once(m, log, log_rest, x, scale):
+    """``(m - x) * scale + log + log_rest``."""
+    distance, lost = two_sum(m, 0.0 - x)
+    d, tail = scaled(distance, scale)
     nll, low = two_sum(d, log)
     low = plus((low + log_rest) + scaled(lost, scale)[0], tail)
     # With an infinity the rests are NaN and mean nothing.
-    low = select(nll - nll == 0.0, low, full(m, 0.0))
-    nll = (nll + low) + (m - m)
-    p, others = exp_and_rest(0.0 - nll)
-    return nll, p, others, log, log_total(m, r, rest, scale)
+    return nll + select(nll - nll == 0.0, low, full(x, 0.0))

@@ -6,7 +6,7 @@ what makes a row's bits independent of the layout it came in:
 
 * term j of a row goes to lane ``j % L`` (L = 16 for float32, 8 for float64);
 * four terms of a lane, L apart, are added as ``(a + b) + (c + d)``: equal terms add without error. Losses do that in
-  float64, or with what float64 terms and their sums lose (`Exact`);
+  float64, or with what float64 terms and their sums lose (`sums.Exact`);
 * these go, in order, to the lane's sum: in float64 for float32 terms, with its rounding error kept
   (TwoSum) for float64 terms;
 * the L sums of a row are folded by halves: lane i and i + L/2, and so on.

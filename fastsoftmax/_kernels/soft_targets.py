@@ -15,6 +15,7 @@ import numpy as np
 
 from .elementary import exp_and_rest, exp_pair, log_pair
 from .jit import inlined, piece
+from .loss_numbers import rounded_once
 from .losses import weighed
 from .memory import load, number, put, store
 from .objects import extent, seen_as
@@ -43,10 +44,11 @@ def focal(nll, p, others, gamma):
 
 
 @inlined
-def parts(like, x, y, weights, row, j, count, m, log, terms):
-    """``a * (1 - p)**g * nll``, h, p and 1 - p of the classes from `j` on."""
+def parts(like, x, y, weights, row, j, count, of_row, terms, scale):
+    """``a * (1 - p)**g * nll``, h, p and 1 - p of the classes from `j` on; `of_row` are m and the logarithm pair."""
     a = shares(like, y, weights, row, j, count, terms)
-    nll = (m - load(like, x, (row, j), count, -np.inf)) + log
+    m, log, log_rest = of_row
+    nll = rounded_once(full(like, m), full(like, log), log_rest, load(like, x, (row, j), count, -np.inf), scale)
     p, others = exp_and_rest(0.0 - nll)
     h, value = 0.0 - a, a * nll
     if terms[5] > 0.0:
@@ -58,21 +60,20 @@ def parts(like, x, y, weights, row, j, count, m, log, terms):
 
 
 @piece
-def soft_row(x, y, table, more, weights, terms, row, gradient):
+def soft_row(x, y, table, more, weights, terms, scale, row, gradient):
     """The loss of a row and, with `gradient`, its gradient in the place of its logits."""
     like, n = doubles(0.0), x.shape[1]
     w, mass = width(like), number(table, (row, 0))
-    state = row_state(like, x, None, None, row, None, exact_sum(like))
-    m = state[0]
-    log, _ = log_others(state[1], state[2])
-    lse = log_total(m, state[1], state[2], None)
+    m, r, r_rest = row_state(like, x, None, None, row, scale, exact_sum(like))
+    of_row = m, *log_others(r, r_rest)
+    lse = log_total(m, r, r_rest, scale)
     factor = terms[4] if more.shape[0] == 0 else number(more, (row, 0))
     if more.shape[0]:
         put(more, (row, 0), lse)
     ignored = mass < 0.0
     loss, slopes = empty_sum(like), empty_sum(like)
     for j in range(0, n, w):
-        value, h, _, _ = parts(like, x, y, weights, row, j, n - j, m, log, terms)
+        value, h, _, _ = parts(like, x, y, weights, row, j, n - j, of_row, terms, scale)
         loss, slopes = add(loss, value), add(slopes, h)
     total, rest = across(like, loss)
     penalty = terms[3] * max(mass, 0.0) * lse
@@ -81,16 +82,20 @@ def soft_row(x, y, table, more, weights, terms, row, gradient):
         total, rest = across(like, slopes)
         pull = (total + rest) - 2.0 * penalty
         for j in range(0, n, w):
-            _, h, p, others = parts(like, x, y, weights, row, j, n - j, m, log, terms)
+            _, h, p, others = parts(like, x, y, weights, row, j, n - j, of_row, terms, scale)
             # h - p*pull, without the difference of two equal numbers where p is near 1.
             g = (h * others - p * (pull - h)) * factor + (m - m)
             store(x, (row, j), full(like, 0.0) if ignored else g, n - j)
 
 
-def soft_rows(x, y, table, more, weights, terms, gradient):
-    """The losses of rows of logits with targets y; with `gradient` that is written in the place of the logits."""
+def soft_rows(x, y, table, more, weights, terms, scale, gradient):
+    """The losses of rows of logits with targets y; with `gradient` that is written in the place of the logits.
+
+    The temperature is not divided by beforehand: of a logit far below the maximum that would round off what its term,
+    and a loss near zero, is made of.
+    """
     for row in range(x.shape[0]):
-        soft_row(view(x), view(y), view(table), view(more), view(weights), terms, row, gradient != 0)
+        soft_row(view(x), view(y), view(table), view(more), view(weights), terms, scale, row, gradient != 0)
 
 
 def cap_rows(x, slope, cap):

@@ -2,7 +2,7 @@
 
 A plain sum is a pair of float64 lanes and what they lost, which those of float32 terms do without. It is what
 probabilities need: 3 ulp are enough for the rounding of a term, of its additions to others, and of the rest. A loss
-near zero has 2 ulp for all that, and has an `Exact` sum.
+near zero has 2 ulp for all that, and an `Exact` sum, whose additions cost it nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def empty_sum(like):
 
 
 class Exact(NamedTuple):
-    """A sum of terms that loses nothing of them: float32 terms become float64 first, float64 terms have a rest.
+    """A sum whose additions cost nothing: float32 terms are widened before them, float64 terms have a rest.
 
-    A loss near zero is a sum of terms, of which one may be most. In a plain sum its own rounding can be an ulp, and so
-    can that of each addition before those of the lane.
+    A loss near zero is a sum of terms, of which one may be most. In a plain sum each addition before those of the lane
+    can cost an ulp, and in float64 so can the rounding of the term.
     """
 
     lanes: Any
@@ -38,16 +38,18 @@ class Exact(NamedTuple):
 
 
 def is_exact(total: types.Type) -> bool:
+    """Whether this is the type of an exact sum, not of a plain one or of a vector of terms."""
     return isinstance(total, types.BaseNamedTuple) and total.instance_class is Exact
 
 
 def has_rest(total: types.BaseTuple) -> bool:
-    """Whether a sum, of vectors or scalars, is a pair: for float32 terms its rest is but a place."""
+    """Whether a sum is a pair: the rest of vectors of float32 terms is but a place. Scalars always are pairs."""
     return type(total[0]) is type(total[1])
 
 
 @inlined
 def exact_sum(like):
+    """The same to begin an exact sum with."""
     lanes, rest = empty_sum(like)
     return Exact(lanes, rest)
 
@@ -123,7 +125,7 @@ def joined(a, b):
 
 @by_type
 def together(total, a, b):
-    """What two vectors of terms, or exact sums, come to before they are added to a sum."""
+    """What two vectors of terms, or exact sums, come to before they are added to a sum like `total`."""
     if is_exact(a):
         return lambda total, a, b: add(a, b)
     if is_exact(total):
@@ -133,7 +135,7 @@ def together(total, a, b):
 
 @by_type
 def without(equal, terms):
-    """Terms, or exact sums of one, with some lanes set to 0."""
+    """Terms, or an exact sum of one that has a rest, with some lanes set to 0."""
     if is_exact(terms):
         return lambda equal, terms: Exact(without(equal, terms.lanes), without(equal, terms.rest))
     return lambda equal, terms: select(equal, full(terms, 0.0), terms)
@@ -154,7 +156,7 @@ def beside(a, b):
         return lambda a, b: Exact(beside(a.lanes, b.lanes), beside(a.rest, b.rest))
     if isinstance(a, VectorType):
         return lambda a, b: side_by_side(a, b)
-    return lambda a, b: a
+    return lambda a, b: a  # the place of the rest of float32 terms
 
 
 @by_type

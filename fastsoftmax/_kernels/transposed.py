@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 from .ahead import ROWS_AHEAD, ask_for_rows
 from .half import from_lanes, to_lanes
 from .jit import by_type, inlined
+from .lengths import PIECE
 from .memory import _address, load, store
 from .shuffles import _joined, _lanes
 from .simd import _I32, COMPUTED_IN, _llvm, width
@@ -76,10 +77,9 @@ def no_columns(like, array, tile, at, spare, row, rows, columns):
     return None
 
 
-# Columns go four at a time, between vectors and pieces of four elements of a row: the pieces of rows r, r + 4, r + 8
-# and r + 12 make vector r of four, and two exchanges within the pieces make these the four columns. A whole transpose
-# takes four exchanges, also for columns that are not there (4096x4: 420 cycles a 16 rows, 250 by pieces).
-PIECE = 4
+# Columns go four at a time, a `PIECE`, between vectors and as many elements of each row: the pieces of rows r, r + 4,
+# r + 8 and r + 12 make vector r of four, and two exchanges within the pieces make these the four columns. A whole
+# transpose takes four exchanges, also for columns that are not there (4096x4: 420 cycles a 16 rows, 250 by pieces).
 
 
 def _transpose(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:

@@ -243,7 +243,7 @@ def from_place(typingctx, array, o, i):
 
 @intrinsic(prefer_literal=True)
 def numbers_as_rows(typingctx, array, o):
-    """The view ``[row, 0]`` of an array ``[o, 0, row]`` with a number for each row; of an empty one, an empty view."""
+    """The view ``[row, 0]`` of an array ``[o, 0, row]``, whose numbers of rows follow each other; empty if that is."""
     if not isinstance(array, ViewType) or array.ndim != 3:
         return None
     made = ViewType(array.dtype, 2)

@@ -273,7 +273,7 @@ def row_sum(like, x, out, top, row, start, stop, shape, scale, empty):
 
 @inlined
 def more_sums(like, x, out, top, row, start, stop, shape, scale, total, tops):
-    """A sum, still in its lanes, with some more classes, and how many of them are the maximum."""
+    """A sum, still in its lanes, with some more classes, and `tops` with how many of them are the maximum."""
     w, j = width(like), start
     while j + 4 * w <= stop:
         ask_for(like, out, row, j, True)
