@@ -22,7 +22,7 @@ Function = Callable[[np.ndarray, Axis], Iterator[np.ndarray]]
 
 # Shapes that meet each kernel: a lone class, a few classes, one vector and a part of the next,
 # short rows, long rows, rows of several blocks, rows that are split over threads, a strided axis: small arrays and
-# large ones, columns put together, in tiles and at hand.
+# large ones, columns put together, in tiles, at hand, and as rows.
 CASES: list[tuple[tuple[int, ...], Axis]] = [
     ((1, 1), -1),
     ((3, 2), -1),
@@ -42,6 +42,7 @@ CASES: list[tuple[tuple[int, ...], Axis]] = [
     ((40, 9, 50), 1),
     ((5, 9, 512), 1),
     ((2, 40, 512), 1),
+    ((40, 400, 5), 1),
 ]
 DTYPES = ["float32", "float64", "float16"]
 if importlib.util.find_spec("ml_dtypes"):
