@@ -273,7 +273,10 @@ def each(function: Callable[[int], None], count: int, tasks: int) -> None:
         # For want of memory, or as the interpreter ends, no thread may start: what none takes is done by this one.
         with contextlib.suppress(RuntimeError):
             pool = team.pool(tasks - 1)
-            futures.extend(pool.submit(work) for _ in range(1, tasks))
+            for _ in range(1, tasks):
+                # Known before it is submitted: a pool that cannot start a thread says so, but has it in its queue.
+                futures.append(Future())
+                pool.submit(_fulfil, futures[-1], work)
         work()
     except BaseException:
         stop.set()
@@ -281,6 +284,17 @@ def each(function: Callable[[int], None], count: int, tasks: int) -> None:
     finally:
         _wait_for(futures, stop)
         held.clear()
+
+
+def _fulfil(future: Future[None], work: Callable[[], None]) -> None:
+    """Do what somebody may wait for, unless it was cancelled."""
+    if future.set_running_or_notify_cancel():
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - it is raised by whoever waits
+            future.set_exception(error)
+        else:
+            future.set_result(None)
 
 
 def _wait_for(futures: list[Future[None]], stop: threading.Event) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from children import needs_proc, printed
 
-from fastsoftmax import _machine
+from fastsoftmax import _machine, _threads
 
 # --- quotas -----------------------------------------------------------------------------
 
@@ -217,3 +220,24 @@ def test_no_memory_for_the_stacks_of_threads() -> None:
     print([result.tobytes() == expected[1] for result in results])
     """
     assert printed(code, NUMBA_NUM_THREADS="60", NUMBA_THREADING_LAYER="omp", **ALONE) == "[True, True, True]"
+
+
+def test_a_pool_that_cannot_start_a_thread_has_the_work_in_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that it has takes the work from there, and writes to the caller's memory: it is waited for."""
+    taken, done = threading.Event(), []
+
+    class Pool:
+        def submit(self, *call: Any) -> None:
+            threading.Thread(target=call[0], args=call[1:]).start()
+            taken.wait(10)
+            raise RuntimeError("can't start new thread")
+
+    def part(task: int) -> None:
+        taken.set()
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.3)
+        done.append(task)
+
+    monkeypatch.setattr(_threads.team, "pool", lambda size: Pool())
+    _threads.each(part, 4, 4)
+    assert sorted(done) == [0, 1, 2, 3]
