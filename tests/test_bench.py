@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numba
 import pytest
 from command_line import invoke
 
@@ -126,6 +127,14 @@ def test_every_peer_that_is_installed_agrees(function: str, dtype: str, shape: t
         seconds = grid.measure(case, INSTANT)  # which compares the results
         assert {OURS, COPY} <= set(seconds)
         assert (MACHINE in seconds) == (function not in BACKWARD)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="Numba has one thread")
+def test_a_case_of_one_thread_leaves_numba_its_threads() -> None:
+    before = numba.get_num_threads()
+    assert before > 1
+    grid.measure(Case("softmax", (5, 7), -1, threads=1), INSTANT)
+    assert numba.get_num_threads() == before
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
