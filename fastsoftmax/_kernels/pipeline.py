@@ -11,6 +11,7 @@ first would serve both kernels. So a kernel keeps its parts to itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from numba import _dynfunc
@@ -21,18 +22,36 @@ from numba.core.typed_passes import NativeLowering
 
 
 class _PartLibrary(JITCodeLibrary):
-    """The code of a part and of its own parts, as it will be linked into a kernel."""
+    """The code of a part, as it will be linked into a kernel; that of its own parts stays with them."""
 
     def finalize(self) -> None:
         self._raise_if_finalized()
-        for library in dict.fromkeys(self._linking_libraries):
+        for library in self._linking_libraries:
             self._reload_init.update(library._reload_init)
-            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        for function in self._final_module.functions:
+            if not function.is_declaration:
+                function.linkage = "linkonce_odr"
+        self._shared_module = self._final_module
         self._finalized = True
+
+
+def _callees_first(libraries: Iterable[Any], known: dict[Any, None]) -> dict[Any, None]:
+    """Libraries and all the parts that they link, each after what it links itself."""
+    for library in libraries:
+        if library not in known:
+            if isinstance(library, _PartLibrary):
+                _callees_first(library._linking_libraries, known)
+            known[library] = None
+    return known
 
 
 class _KernelLibrary(JITCodeLibrary):
     """The code of a kernel."""
+
+    def finalize(self) -> None:
+        # LLVM links of a part only what is called by then: callers come first.
+        self._linking_libraries[:] = reversed(_callees_first(self._linking_libraries, {}))
+        super().finalize()
 
     def _optimize_final_module(self) -> None:
         for function in self._final_module.functions:

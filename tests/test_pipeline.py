@@ -1,0 +1,43 @@
+"""Parts of kernels: compiled once, and linked into whatever calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+from fastsoftmax._kernels.jit import FLAGS, piece
+from fastsoftmax._kernels.pipeline import KernelCompiler
+
+
+@piece
+def thrice(x):
+    return 3 * x
+
+
+@piece
+def never_thrice(x):
+    """A part that calls another where no number comes: that is gone before parts are linked."""
+    return thrice(x) if x - x > 0 else x
+
+
+@piece
+def always_thrice(x):
+    return thrice(x)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    return numba.jit(**FLAGS, pipeline_class=KernelCompiler)(function)
+
+
+def test_a_part_is_linked_after_all_that_call_it() -> None:
+    assert kernel(lambda x: never_thrice(x) + always_thrice(x))(2) == 8
+    assert kernel(lambda x: always_thrice(x) + never_thrice(x))(2) == 8
+
+
+def test_parts_hold_no_code_but_their_own() -> None:
+    """With that of their parts too, kernels took 1.4 to 2.4 times the memory, as long as the process lived."""
+    kernel(lambda x: always_thrice(x))(2)
+    for compiled in always_thrice.overloads.values():
+        assert compiled.library.get_llvm_str().count("define ") == 1
