@@ -36,6 +36,10 @@ def test_a_part_is_linked_after_all_that_call_it() -> None:
     assert kernel(lambda x: always_thrice(x) + never_thrice(x))(2) == 8
 
 
+def test_what_is_no_kernel_may_call_parts() -> None:
+    assert numba.njit(lambda x: never_thrice(x) + always_thrice(x))(2) == 8
+
+
 def test_parts_hold_no_code_but_their_own() -> None:
     """With that of their parts too, kernels took 1.4 to 2.4 times the memory, as long as the process lived."""
     kernel(lambda x: always_thrice(x))(2)

@@ -31,8 +31,13 @@ class _PartLibrary(JITCodeLibrary):
         for function in self._final_module.functions:
             if not function.is_declaration:
                 function.linkage = "linkonce_odr"
-        self._shared_module = self._final_module
         self._finalized = True
+
+    def _get_module_for_linking(self) -> Any:
+        """The code with that of its parts, for what is no kernel."""
+        whole = self._final_module.clone()
+        _link(whole, self._linking_libraries)
+        return whole
 
 
 def _callees_first(libraries: Iterable[Any], known: dict[Any, None]) -> dict[Any, None]:
@@ -45,12 +50,21 @@ def _callees_first(libraries: Iterable[Any], known: dict[Any, None]) -> dict[Any
     return known
 
 
+def _link(module: Any, libraries: Iterable[Any]) -> None:
+    """Link libraries and their parts into a module, callers first: LLVM takes only what is called by then."""
+    for library in reversed(_callees_first(libraries, {})):
+        own = library._final_module if isinstance(library, _PartLibrary) else library._get_module_for_linking()
+        module.link_in(own, preserve=True)
+
+
 class _KernelLibrary(JITCodeLibrary):
     """The code of a kernel."""
 
     def finalize(self) -> None:
-        # LLVM links of a part only what is called by then: callers come first.
-        self._linking_libraries[:] = reversed(_callees_first(self._linking_libraries, {}))
+        for library in self._linking_libraries:
+            self._reload_init.update(library._reload_init)
+        _link(self._final_module, self._linking_libraries)
+        self._linking_libraries.clear()
         super().finalize()
 
     def _optimize_final_module(self) -> None:
