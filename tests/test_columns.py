@@ -12,7 +12,7 @@ from reference import BFLOAT16
 import fastsoftmax
 from fastsoftmax._kernels.jit import DTYPES
 from fastsoftmax._kernels.lengths import MOST_PACKED, SMALL
-from fastsoftmax._kernels.tiles import TILE, TILE_COLUMNS, TILE_COLUMNS_READ, tile_columns
+from fastsoftmax._kernels.tiles import RUNS, TILE, TILE_COLUMNS, TILE_COLUMNS_READ, runs_across, tile_columns
 from fastsoftmax._kernels.views import view
 
 WIDTH = 32
@@ -55,6 +55,57 @@ def test_a_tile_for_each_share(columns_of_tile: Any) -> None:
     assert columns_of_tile((1, 150, 256), 150, 2) == 128
     assert columns_of_tile((1, 150, 257), 150, 2) == 160
     assert columns_of_tile((1, 150, 40), 150, 2) == WIDTH
+
+
+def test_where_runs_end() -> None:
+    """With a line, where that takes no run more or one of many, and lines of all classes end alike."""
+
+    def asked(x: Any, step: int) -> Any:
+        return runs_across(view(x), step)
+
+    code = numba.njit(asked).compile((numba.types.Array(DTYPES["float32"], 3, "A"), numba.int64))
+    room = np.zeros(2 * 3 * (RUNS + 1) * WIDTH + 32, np.float32)
+    room = room[-room.ctypes.data % 64 // 4 :]  # begins with a line
+    for inner, before, expected in (
+        (RUNS * WIDTH, 0, (RUNS, 0)),
+        (RUNS * WIDTH, 4, (RUNS + 1, 4)),
+        (RUNS * WIDTH - 16, 15, (RUNS, 15)),
+        ((RUNS - 1) * WIDTH, 4, (RUNS - 1, 0)),
+        ((RUNS - 1) * WIDTH - 16, 4, (RUNS - 1, 4)),
+        (RUNS * WIDTH + 1, 4, (RUNS + 1, 0)),
+    ):
+        x = room[before : before + 6 * inner].reshape(2, 3, inner)
+        assert code(x, WIDTH) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("shape", [(2, 5, 1056), (1, 40, 528), (2, 70, 1024)])
+def test_wherever_lines_begin(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> None:
+    """Runs of columns that end with a line: the bits of rows, and no byte beside."""
+    size = int(np.prod(shape))
+    x, y = rng.normal(0, 2, (2, *shape)).astype(dtype)
+    y = np.abs(y) * dtype(0.1)
+    labels = rng.integers(0, shape[1], (shape[0], shape[2]))
+    rows = [np.ascontiguousarray(array.transpose(0, 2, 1)) for array in (x, y)]
+    rooms = np.full((3, size + 128), 7, dtype)
+    for start in range(64, 64 + 64 // rooms.itemsize, 3):
+        placed, outputs, out = (room[start : start + size].reshape(shape) for room in rooms)
+        rooms[...] = 7
+        placed[...], outputs[...] = x, y
+        for function in (fastsoftmax.softmax, fastsoftmax.log_softmax):
+            np.testing.assert_array_equal(
+                function(placed, axis=1, out=out), function(rows[0], axis=-1).transpose(0, 2, 1)
+            )
+        for function in (fastsoftmax.softmax_backward, fastsoftmax.log_softmax_backward):
+            expected = function(*rows, axis=-1).transpose(0, 2, 1)
+            np.testing.assert_array_equal(function(placed, outputs, axis=1, out=out), expected)
+        np.testing.assert_array_equal(fastsoftmax.logsumexp(placed, axis=1), fastsoftmax.logsumexp(rows[0], axis=-1))
+        loss, grad = fastsoftmax.cross_entropy_with_grad(placed, labels, axis=1, reduction="none", out=out)
+        expected_loss, expected_grad = fastsoftmax.cross_entropy_with_grad(rows[0], labels, reduction="none")
+        np.testing.assert_array_equal(loss, expected_loss)
+        np.testing.assert_array_equal(grad, expected_grad.transpose(0, 2, 1))
+        assert (rooms[:, :start] == 7).all()
+        assert (rooms[:, start + size :] == 7).all()
 
 
 @pytest.mark.parametrize("name", ["softmax_backward", "log_softmax_backward"])

@@ -18,7 +18,17 @@ from .shuffles import abreast
 from .simd import full, wide, width
 from .sweeps import NUMBERS, STRAND_ROWS, ColumnWork, Rooms, nothing_written
 from .target import has_avx512
-from .tiles import columns_of_line_before, heap, keep_alive, same_place, tile_columns, tiles_of, worth_runs, worth_tiles
+from .tiles import (
+    heap,
+    keep_alive,
+    runs_across,
+    runs_across_lines,
+    same_place,
+    tile_columns,
+    tiles_of,
+    worth_runs,
+    worth_tiles,
+)
 from .transposed import load_rows, second_rows, store_columns
 from .views import ViewType, doubles_in, few_rows, from_place, lanes_of, scratch, view, with_classes
 
@@ -42,11 +52,12 @@ def where_they_lie(work: ColumnWork) -> Any:
     def run(x, out, start, stop, extra):
         like, inner = in_registers(lanes_of(x)), x.shape[2]
         w = width(like)
-        across = (inner + w - 1) // w
+        across, lead = runs_across(x, w)
         sums = scratch(wide(like), SUMS_ROOM)
         for unit in range(start, stop):
-            o, i = unit // across, unit % across * w
-            count = min(inner - i, w)
+            o, end = unit // across, (unit % across + 1) * w - lead
+            i = max(end - w, 0)
+            count = min(end, inner) - i
             place = o, i, count
             source, other, result = from_place(x, o, i), same_place(extra, o, i), from_place(out, o, i)
             if count == w:
@@ -168,7 +179,7 @@ def all_columns(work: ColumnWork) -> Any:
         if each > 1:
             together(x, out, 0, (outer + each - 1) // each, extra)
         else:
-            alone(x, out, 0, outer * ((x.shape[2] + w - 1) // w), extra)
+            alone(x, out, 0, outer * runs_across(x, w)[0], extra)
 
     return run
 
@@ -177,13 +188,12 @@ def all_columns(work: ColumnWork) -> Any:
 
 
 def through_tiles(work: ColumnWork) -> Any:
-    """``run(x, out, start, stop, lead, step, past, extra)``: units of `step` columns, the first `lead` columns less."""
+    """``run(x, out, start, stop, across, lead, step, past, extra)``: units of `step` columns, the first `lead` less."""
     visit, write, copies = work.visit, work.write, work.copies
 
     @piece
-    def run(x, out, start, stop, lead, step, past, extra):
+    def run(x, out, start, stop, across, lead, step, past, extra):
         like, inner, n = in_registers(lanes_of(x)), x.shape[2], x.shape[1]
-        across = (inner + lead + step - 1) // step
         sums = scratch(wide(like), SUMS_ROOM)
         # One allocation: of several, those before one that fails would never be freed.
         room = heap(like, STRAND_ROWS + NUMBERS + (n if copies else 0), step)
@@ -224,15 +234,15 @@ def over_columns(work: ColumnWork) -> Any:
         each, shares = outers_in(w, logits, more), (tasks + x.shape[0] - 1) // x.shape[0]
         tiled = tile_columns(x, out, w, shares, copies) if each == 1 and worth(x, out) else 0
         past = writes and tiled > 0 and goes_past(results, min(tiled, inner), logits, more)
-        lead = columns_of_line_before(results) if past else 0
         step = max(tiled, w)
-        units = (x.shape[0] + each - 1) // each * ((inner + lead + step - 1) // step)
+        across, lead = runs_across_lines(results, step) if past else runs_across(logits, step)
+        units = (x.shape[0] + each - 1) // each * (across if each == 1 else 1)
         for task in range(first, last):
             start, stop = units * task // tasks, units * (task + 1) // tasks
             if each > 1:
                 together(logits, results, start, stop, more)
             elif tiled:
-                tiles(logits, results, start, stop, lead, step, past, more)
+                tiles(logits, results, start, stop, across, lead, step, past, more)
             else:
                 alone(logits, results, start, stop, more)
 
