@@ -29,7 +29,7 @@ class _PartLibrary(JITCodeLibrary):
         for library in self._linking_libraries:
             self._reload_init.update(library._reload_init)
         for function in self._final_module.functions:
-            if not function.is_declaration:
+            if not function.is_declaration and function.linkage.name == "external":
                 function.linkage = "linkonce_odr"
         self._finalized = True
 

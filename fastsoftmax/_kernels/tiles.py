@@ -98,8 +98,8 @@ def runs_across_lines(x, step):
 def runs_across(x, step):
     """The same where it is worth a run more, or takes none: a vector across two lines is loaded twice.
 
-    Where classes lie a power of two apart it is worse, for these lines push each other out before they are needed again
-    (2x8x4096 on two threads 0.7 to 0.9 of the time, 1000x4096 on axis 0 0.75 to 0.9).
+    (Zen 5, two threads, arrays 16 bytes after a line: softmax and its gradient of 150x528 on axis 0 0.87 and 0.70 of
+    the time, of 1000x4096 0.88 and 0.99, of 8x3x65536 0.96 and 0.92, of 2x8x4096 0.98.)
     """
     lines, lead = runs_across_lines(x, step)
     across = (x.shape[2] + step - 1) // step
