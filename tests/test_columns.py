@@ -78,6 +78,29 @@ def test_where_runs_end() -> None:
         assert code(x, WIDTH) == expected
 
 
+def test_runs_of_less_than_a_line(runs_of_halves: Any) -> None:
+    """Sixteen halves are half a line: none of their runs is empty, wherever lines begin."""
+    assert runs_of_halves(512, 16, 15) == (33, 15)
+    assert runs_of_halves(512, 16, 16) == (32, 0)
+    assert runs_of_halves(512, 16, 31) == (33, 15)
+    assert runs_of_halves(1024, 32, 31) == (33, 31)
+
+
+@pytest.fixture(scope="module")
+def runs_of_halves() -> Any:
+    def asked(x: Any, step: int) -> Any:
+        return runs_across(view(x), step)
+
+    code = numba.njit(asked).compile((numba.types.Array(DTYPES["float16"], 3, "A"), numba.int64))
+
+    def runs(inner: int, step: int, before: int) -> Any:
+        room = np.zeros(2 * 3 * inner + 64, np.float16)
+        start = -room.ctypes.data % 64 // 2 + before
+        return code(room[start : start + 6 * inner].reshape(2, 3, inner), step)
+
+    return runs
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("shape", [(2, 5, 1056), (1, 40, 528), (2, 70, 1024)])
 def test_wherever_lines_begin(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> None:
