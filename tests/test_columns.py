@@ -57,48 +57,40 @@ def test_a_tile_for_each_share(columns_of_tile: Any) -> None:
     assert columns_of_tile((1, 150, 40), 150, 2) == WIDTH
 
 
-def test_where_runs_end() -> None:
-    """With a line, where that takes no run more or one of many, and lines of all classes end alike."""
+def runs_of(dtype: str) -> Any:
+    """``runs(inner, step, before)``: what `runs_across` says of columns that begin so many elements after a line."""
 
     def asked(x: Any, step: int) -> Any:
         return runs_across(view(x), step)
 
-    code = numba.njit(asked).compile((numba.types.Array(DTYPES["float32"], 3, "A"), numba.int64))
-    room = np.zeros(2 * 3 * (RUNS + 1) * WIDTH + 32, np.float32)
-    room = room[-room.ctypes.data % 64 // 4 :]  # begins with a line
-    for inner, before, expected in (
-        (RUNS * WIDTH, 0, (RUNS, 0)),
-        (RUNS * WIDTH, 4, (RUNS + 1, 4)),
-        (RUNS * WIDTH - 16, 15, (RUNS, 15)),
-        ((RUNS - 1) * WIDTH, 4, (RUNS - 1, 0)),
-        ((RUNS - 1) * WIDTH - 16, 4, (RUNS - 1, 4)),
-        (RUNS * WIDTH + 1, 4, (RUNS + 1, 0)),
-    ):
-        x = room[before : before + 6 * inner].reshape(2, 3, inner)
-        assert code(x, WIDTH) == expected
-
-
-def test_runs_of_less_than_a_line(runs_of_halves: Any) -> None:
-    """Sixteen halves are half a line: none of their runs is empty, wherever lines begin."""
-    assert runs_of_halves(512, 16, 15) == (33, 15)
-    assert runs_of_halves(512, 16, 16) == (32, 0)
-    assert runs_of_halves(512, 16, 31) == (33, 15)
-    assert runs_of_halves(1024, 32, 31) == (33, 31)
-
-
-@pytest.fixture(scope="module")
-def runs_of_halves() -> Any:
-    def asked(x: Any, step: int) -> Any:
-        return runs_across(view(x), step)
-
-    code = numba.njit(asked).compile((numba.types.Array(DTYPES["float16"], 3, "A"), numba.int64))
+    code = numba.njit(asked).compile((numba.types.Array(DTYPES[dtype], 3, "A"), numba.int64))
 
     def runs(inner: int, step: int, before: int) -> Any:
-        room = np.zeros(2 * 3 * inner + 64, np.float16)
-        start = -room.ctypes.data % 64 // 2 + before
+        room = np.zeros(2 * 3 * inner + 64, dtype)
+        start = -room.ctypes.data % 64 // room.itemsize + before
         return code(room[start : start + 6 * inner].reshape(2, 3, inner), step)
 
     return runs
+
+
+def test_where_runs_end() -> None:
+    """With a line, where that takes no run more or one of many, and lines of all classes end alike."""
+    runs = runs_of("float32")
+    assert runs(RUNS * WIDTH, WIDTH, 0) == (RUNS, 0)
+    assert runs(RUNS * WIDTH, WIDTH, 4) == (RUNS + 1, 4)
+    assert runs(RUNS * WIDTH - 16, WIDTH, 15) == (RUNS, 15)
+    assert runs((RUNS - 1) * WIDTH, WIDTH, 4) == (RUNS - 1, 0)
+    assert runs((RUNS - 1) * WIDTH - 16, WIDTH, 4) == (RUNS - 1, 4)
+    assert runs(RUNS * WIDTH + 1, WIDTH, 4) == (RUNS + 1, 0)
+
+
+def test_runs_of_less_than_a_line() -> None:
+    """Sixteen halves are half a line: none of their runs is empty, wherever lines begin."""
+    runs = runs_of("float16")
+    assert runs(512, 16, 15) == (33, 15)
+    assert runs(512, 16, 16) == (32, 0)
+    assert runs(512, 16, 31) == (33, 15)
+    assert runs(1024, 32, 31) == (33, 31)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])

@@ -73,7 +73,7 @@ def test_what_is_no_kernel_may_call_parts() -> None:
 
 
 def test_parts_hold_no_code_but_their_own() -> None:
-    """With that of their parts too, kernels took 1.4 to 2.4 times the memory, as long as the process lived."""
+    """With that of their parts too, kernels took 1.5 to 2.2 times the memory, as long as the process lived."""
     kernel(lambda x: always_thrice(x))(2)
     for compiled in always_thrice.overloads.values():
         assert compiled.library.get_llvm_str().count("define ") == 1

@@ -70,10 +70,11 @@ class Result:
 def measure(case: Case, effort: Effort = BRISK) -> dict[str, float]:
     """Give the median seconds per call of every contender that is installed, called in the fastest way there is."""
     before = numba.get_num_threads()
+    numba.set_num_threads(min(case.threads, numba.config.NUMBA_NUM_THREADS))  # for the machine's loop
     try:
         return _measured_in_turn(case, effort)
     finally:
-        numba.set_num_threads(before)  # the machine's loop has as many as the case
+        numba.set_num_threads(before)
 
 
 def _measured_in_turn(case: Case, effort: Effort) -> dict[str, float]:

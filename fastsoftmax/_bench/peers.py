@@ -114,10 +114,12 @@ def _summed(x: Any) -> Any:
 
 
 def machine(case: Case, data: Data) -> Iterator[Contender]:
-    """A plain parallel loop over the same bytes: what reads them, or reads and writes them, as fast as there is."""
+    """A plain parallel loop over the same bytes: what reads them, or reads and writes them, as fast as there is.
+
+    It has the threads that Numba has been given.
+    """
     if case.function in BACKWARD:
         return
-    numba.set_num_threads(min(case.threads, numba.config.NUMBA_NUM_THREADS))
     flat = data.logits.reshape(-1).view(np.uint8)
     words = flat[: flat.size // 8 * 8].view(np.int64)
     yield plain(partial(_summed, words) if case.function in REDUCTIONS else partial(_doubled, words, words.copy()))
