@@ -199,19 +199,19 @@ def exp_short(v, k):
 
 
 @inlined
-def exp_normal(v):
-    """``exp(v)`` for ``v <= 0`` in float64 to 34 bits; ``exp(-700)`` and no less."""
-    v = select(v < -700.0, full(v, -700.0), v)
-    k, exponent = nearest_whole(v)
-    return exp_short(v, k) * from_bits(bits(full(v, 1.0)) + exponent)
-
-
-@inlined
-def exp_and_rest(v):
-    """``exp(v)`` and ``1 - exp(v)`` for ``v <= 0`` in float64, both with all digits."""
-    e, rest = exp_pair(v, None)
-    k, _ = nearest_whole(select(v < -1.0, full(v, -1.0), v))
-    return e, select(k == 0.0, 0.0 - exp_near(v, None, k), (1.0 - e) - rest)
+def exp_and_others(v, tail):
+    """``e = exp(v + tail)`` and ``1 - e``, with what that lost, for ``v <= 0`` in float64; all have all digits."""
+    e, rest = exp_pair(v, tail)
+    others, lost = two_sum(1.0, 0.0 - e)
+    # Near 1 the digits of 1 - e are those of v.
+    r = select(v < -1.0, full(v, -1.0), v)
+    k, _ = nearest_whole(r)
+    curve = polynomial(r, r * r, DOUBLE.coefficients)
+    t = fma(curve, r * r, r)
+    near_lost = (t - r) - fma(curve, r * r, tail * (1.0 + t))
+    others, lost = select(k == 0.0, 0.0 - t, others), select(k == 0.0, near_lost, lost - rest)
+    total = others + lost
+    return e, total, lost - (total - others)
 
 
 @inlined

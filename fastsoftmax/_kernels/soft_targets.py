@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .elementary import exp_and_rest, exp_pair, log_pair
+from .elementary import exp_and_others, exp_pair, log_pair
 from .jit import inlined, piece
-from .loss_numbers import rounded_once
+from .loss_numbers import log_distance
 from .losses import weighed
 from .memory import load, number, put, store
 from .objects import extent, seen_as
 from .row_states import row_state
-from .simd import doubles, full, select, width
+from .simd import doubles, fma, full, select, width
 from .state import log_others, log_total
 from .sums import across, add, empty_sum, exact_sum, whole
 from .views import view
@@ -33,12 +33,17 @@ def shares(like, y, weights, row, j, count, terms):
 
 
 @inlined
-def focal(nll, p, others, gamma):
-    """``(1 - p)**g`` and ``p*nll/(1 - p)``, whose limits at p = 1 are 0 and 1."""
-    sure = others == 0.0
+def focal(nll, p, others, others_rest, gamma):
+    """``(1 - p)**g`` and ``p*nll/(1 - p)``, whose limits at p = 1 are 0 and 1.
+
+    What 1 - p and g times its logarithm lost by rounding are as many ulp of the power as g and that logarithm say.
+    """
+    sure, zero = others == 0.0, full(nll, 0.0)
     inside = select(sure, full(nll, 1.0), others)
-    log, log_rest = log_pair(inside, full(nll, 0.0))
-    power, _ = exp_pair(select(sure, full(nll, -1e9), gamma * (log + log_rest)), None)
+    log, log_rest = log_pair(inside, select(sure, zero, others_rest))
+    exponent = gamma * log
+    exponent_rest = fma(gamma, log_rest, fma(gamma, log, 0.0 - exponent))
+    power, _ = exp_pair(select(sure, full(nll, -1e9), exponent), select(sure, zero, exponent_rest))
     ratio = select(p == 0.0, full(nll, 0.0), p * nll / inside)
     return power, select(sure, full(nll, 1.0), ratio)
 
@@ -48,11 +53,12 @@ def parts(like, x, y, weights, row, j, count, of_row, terms, scale):
     """``a * (1 - p)**g * nll``, h, p and 1 - p of the classes from `j` on; `of_row` are m and the logarithm pair."""
     a = shares(like, y, weights, row, j, count, terms)
     m, log, log_rest = of_row
-    nll = rounded_once(full(like, m), full(like, log), log_rest, load(like, x, (row, j), count, -np.inf), scale)
-    p, others = exp_and_rest(0.0 - nll)
+    v = load(like, x, (row, j), count, -np.inf)
+    nll, low = log_distance(full(like, m), full(like, log), log_rest, v, scale)
+    p, others, others_rest = exp_and_others(0.0 - nll, 0.0 - low)
     h, value = 0.0 - a, a * nll
     if terms[5] > 0.0:
-        power, ratio = focal(nll, p, others, terms[5])
+        power, ratio = focal(nll, p, others, others_rest, terms[5])
         h, value = h * power * (1.0 + terms[5] * ratio), value * power
     nothing = a == 0.0  # also where nll is infinite, as it is in absent lanes
     zero = full(like, 0.0)
@@ -106,7 +112,7 @@ def cap_rows(x, slope, cap):
             v = load(like, logits, (row, j), x.shape[1] - j, 0.0)
             size = select(v < 0.0, 0.0 - v, v)
             # With e = exp(-2|x|/cap): tanh is (1 - e)/(1 + e), its derivative 4e/(1 + e)**2.
-            e, others = exp_and_rest((size / cap[0]) * -2.0)
+            e, others, _ = exp_and_others((size / cap[0]) * -2.0, full(like, 0.0))
             t = others / (e + 1.0) * cap[0]
             store(logits, (row, j), select(v < 0.0, 0.0 - t, t), x.shape[1] - j)
             store(slopes, (row, j), 4.0 * e / ((e + 1.0) * (e + 1.0)), x.shape[1] - j)
