@@ -88,8 +88,8 @@ def cross_entropy(
     Notes
     -----
     The loss of a row is within 2 ulp, also if it is near 0: the largest term stays out of the sum, and none is rounded
-    as it is added to others. (A focal loss of float64 is within ``3 + focal_gamma``: what 1 - p lost by rounding counts
-    so often.) Losses are float64 until they are returned and are added up in a fixed order with their rounding errors.
+    as it is added to others. (A focal loss of float64 is within ``3 + 2*focal_gamma``: the error of 1 - p counts so
+    often.) Losses are float64 until they are returned and are added up in a fixed order with their rounding errors.
 
     With class indices the logits are read once (twice if rows are longer than 65536) and nothing of their size is made,
     but some 24 bytes a row. Probabilities, `softcap` and `focal_gamma` go through blocks of float64 of a quarter of the

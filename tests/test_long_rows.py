@@ -35,6 +35,7 @@ ROWS = {
     "rising from them": steps(-100, -95, -90, -80, -60, 0),
     "beyond the smallest float64": steps(0, -350, -700, -730, -740, -800),
     "far below": steps(0, -1e4, -1e30, 0, -3e38, 0),
+    "below all float32": steps(0, -1e60, 0, -1e200, 0, -1e300),
     "near blocks beside one that is FAR": steps(5e6, 0, -1e3, 5e6, 4e6, 5e6),
     "the last block FAR": steps(0, 0, 0, 0, 0, 3e6),
     "all FAR": steps(3e6, 3e6, 3e6 + 4, 3e6, -3e6, 3e6),
@@ -46,11 +47,17 @@ ROWS = {
 DTYPES = [np.float32, np.float64]
 
 
+def cast(row: Array, dtype: npt.DTypeLike) -> Array:
+    """One row of logits, infinite where they are too large for the dtype."""
+    with np.errstate(over="ignore"):
+        return row.astype(dtype)[np.newaxis]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("draw", ROWS.values(), ids=ROWS)
 def test_softmax(draw: Callable[..., Array], dtype: npt.DTypeLike, rng: np.random.Generator) -> None:
     """Within 3 ulp, in place and not, on one thread and shared out by blocks."""
-    x = draw(rng).astype(dtype)[np.newaxis]
+    x = cast(draw(rng), dtype)
     with np.errstate(all="ignore"):
         exact = reference.softmax(x, -1)
     results = []
@@ -63,12 +70,32 @@ def test_softmax(draw: Callable[..., Array], dtype: npt.DTypeLike, rng: np.rando
         np.testing.assert_array_equal(other, results[0])
 
 
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["far below", "below all float32", "blocks of -inf", "beyond the smallest float64"])
+def test_temperature(name: str, dtype: npt.DTypeLike, temperature: float, rng: np.random.Generator) -> None:
+    """What a temperature makes of the distance of a block, however far, is no NaN."""
+    x = cast(ROWS[name](rng), dtype)
+    with np.errstate(all="ignore"):
+        exact = reference.softmax(x, -1, temperature=temperature)
+    assert not np.isnan(exact).any()
+    for threads in (1, 2):
+        with fastsoftmax.threads(threads):
+            assert_ulp(fastsoftmax.softmax(x, axis=-1, temperature=temperature), exact, 3.0)
+            assert not np.isnan(fastsoftmax.log_softmax(x, axis=-1, temperature=temperature)).any()
+            target = np.argmax(x, axis=-1)
+            loss, gradient = fastsoftmax.cross_entropy_with_grad(x, target, temperature=temperature)
+    assert 0 < loss < np.log(CLASSES)
+    exact[0, target[0]] -= 1
+    assert np.abs(gradient * temperature - exact).max() <= 3e-7 * np.abs(exact).max()
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", list(ROWS)[:7])
+@pytest.mark.parametrize("name", list(ROWS)[:8])
 def test_gradient(name: str, dtype: npt.DTypeLike, smoothing: float, rng: np.random.Generator) -> None:
     """That of the loss in place and not, on one thread and shared out by blocks, is ``p - (class is the target)``."""
-    x = ROWS[name](rng).astype(dtype)[np.newaxis]
+    x = cast(ROWS[name](rng), dtype)
     target = np.array([BLOCK + 5])
     results: list[tuple[Any, Array]] = []
     for threads in (1, 2):

@@ -196,10 +196,12 @@ def test_probabilities_with_a_temperature(case: str, temperature: float, dtype: 
 @full
 @pytest.mark.parametrize(
     "options",
-    [{}, {"focal_gamma": 0.5}, {"focal_gamma": 2.0}, {"focal_gamma": 5.0}, {"softcap": 1e5}],
-    ids=["plain", "focal-half", "focal-2", "focal-5", "softcap"],
+    [{}, {"focal_gamma": 0.5}, {"focal_gamma": 2.0}, {"focal_gamma": 10.0}, {"softcap": 1e5}],
+    ids=["plain", "focal-half", "focal-2", "focal-10", "softcap"],
 )
-@pytest.mark.parametrize("case", ["normal-10", "wide-1000", "sure-10", "sure-1000", "surer-10", "offset-30000-10"])
+@pytest.mark.parametrize(
+    "case", ["normal-10", "wide-1000", "sure-10", "sure-1000", "surer-10", "close-calls-2", "offset-30000-10"]
+)
 def test_probabilities(case: str, options: dict[str, Any], dtype: np.dtype[Any]) -> None:
     """A distribution that is all on one class, with the options that have the same kernels."""
     x, target = problem(case, dtype)
@@ -209,10 +211,10 @@ def test_probabilities(case: str, options: dict[str, Any], dtype: np.dtype[Any])
     loss, grad = cross_entropy_with_grad(x, y, reduction="none", **options)
     if dtype == np.float32 or not options:
         assert_ulp(loss, exact.losses, LOSS_ULP)
-    elif "focal_gamma" in options:  # what 1 - p lost by rounding, counts gamma times in (1 - p)**gamma
-        assert_ulp(loss, exact.losses, 3 + options["focal_gamma"])
+    elif "focal_gamma" in options:  # the error of 1 - p counts gamma times in (1 - p)**gamma
+        assert_ulp(loss, exact.losses, 3 + 2 * options["focal_gamma"])
     # In float64 the capped logits are rounded to it, up to 30000 of them, before they become p.
-    of_float64 = 40_000 if "softcap" in options else 1
+    of_float64 = 40_000 if "softcap" in options else 1 + options.get("focal_gamma", 0) / 4
     assert excess(grad, exact) <= (1 if dtype == np.float32 else of_float64)
 
 

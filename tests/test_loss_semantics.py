@@ -228,6 +228,20 @@ def test_an_infinite_loss_makes_the_mean_infinite(axis: int, dtype: Any, rng: np
 
 
 @axes
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("size", [1e25, 1e30, 1e45, 1e60, 1e200, 1e300])
+@pytest.mark.parametrize("kind", ["labels", "probabilities", "focal"])
+def test_huge_logits(kind: str, size: float, temperature: float, axis: int) -> None:
+    """Differences far beyond where an exponential is 0: it stays that, and losses are what they are."""
+    x, target = size * np.array([[1.0, -0.3, -0.7], [0.2, 0.9, 0.9]]), np.array([1, 0])
+    options: dict[str, Any] = {"focal_gamma": 2.0} if kind == "focal" else {}
+    y: Array = np.eye(3)[target] if kind == "probabilities" else target
+    loss, grad = both(x, y, axis, reduction="none", temperature=temperature, **options)
+    np.testing.assert_allclose(loss, np.array([1.3, 0.7]) * size / temperature, rtol=1e-14)
+    np.testing.assert_allclose(grad * temperature, [[1, -1, 0], [-1, 0.5, 0.5]], rtol=1e-14)
+
+
+@axes
 def test_a_row_of_nothing(axis: int) -> None:
     """All logits -inf: no probabilities, as softmax."""
     x = np.full((20, 6), -np.inf, np.float32)

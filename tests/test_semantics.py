@@ -206,6 +206,20 @@ def test_infinities_and_nan(name: str, region: str, dtype: Any, first: float, rn
     check(name, x, axis)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("classes", [2, 5, 16, 40, 300])
+@pytest.mark.parametrize(("dtype", "least"), [(np.float32, -3e38), (np.float64, -1.5e308)])
+def test_a_temperature_that_takes_a_logit_out_of_its_dtype(dtype: Any, least: float, classes: int, axis: int) -> None:
+    """Its log-probability is -inf, what the number would be rounded to."""
+    x = np.zeros((3, classes), dtype)
+    x[1, 1] = least
+    got = fastsoftmax.log_softmax(x.T if axis == 0 else x, axis=axis, temperature=0.7)
+    got = got.T if axis == 0 else got
+    assert np.isneginf(got[1, 1])
+    np.testing.assert_array_equal(np.isfinite(got), x == 0)
+    np.testing.assert_allclose(got[1, 0], -np.log(classes - 1), rtol=1e-6)
+
+
 @brief_regions
 @floats
 @pytest.mark.parametrize("special", [-np.inf, np.inf, np.nan])

@@ -174,9 +174,18 @@ def nearest_whole(v):
     return shifted - DOUBLE.magic, bits(shifted) << DOUBLE.mantissa
 
 
+@by_type
+def tail_from(v, least, tail):
+    """The tail of `v`, or 0 where `v` is below `least`: that of a huge number is huge too, of an infinite one NaN."""
+    if isinstance(tail, types.NoneType):
+        return lambda v, least, tail: None
+    return lambda v, least, tail: select(v < least, full(v, 0.0), tail)
+
+
 @inlined
 def exp_pair(v, tail):
     """``exp(v + tail)`` for ``v <= 0`` in float64, as a leading part and its rest; 0 far below -745."""
+    tail = tail_from(v, -760.0, tail)
     v = select(v < -760.0, full(v, -760.0), v)
     k, exponent = nearest_whole(v)
     t = exp_near(v, tail, k)
@@ -199,8 +208,16 @@ def exp_short(v, k):
 
 
 @inlined
+def exp_normal(v):
+    """``exp(v)`` for ``v <= 0`` in float64 to 34 bits; ``exp(-700)`` and no less."""
+    v = select(v < -700.0, full(v, -700.0), v)
+    k, exponent = nearest_whole(v)
+    return exp_short(v, k) * from_bits(bits(full(v, 1.0)) + exponent)
+
+
+@inlined
 def exp_and_others(v, tail):
-    """``e = exp(v + tail)`` and ``1 - e``, with what that lost, for ``v <= 0`` in float64; all have all digits."""
+    """``e = exp(v + tail)`` and ``1 - e``, with what that lost, for ``v <= 0`` and a tail of half an ulp in float64."""
     e, rest = exp_pair(v, tail)
     others, lost = two_sum(1.0, 0.0 - e)
     # Near 1 the digits of 1 - e are those of v.

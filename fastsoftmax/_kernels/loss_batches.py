@@ -81,9 +81,7 @@ def over_losses(kept_in, gradient):
         kept = kept_in(out)
         state, shape = states_of(like, x, kept, top, count, scale, rooms, exact_sum(like))
         loss, lse, a, at_target = row_numbers(
-            like,
             state,
-            shape,
             asked_for(like, rooms, TARGET_LOGIT),
             asked_for(like, rooms, TARGET_WEIGHT),
             asked_for(like, rooms, SMOOTHING),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import piece
-from .losses import frame_of, long_gradient, opened, settle, smoothing_sum, target_logit
+from .losses import long_gradient, opened, settle, smoothing_sum, target_logit
 from .memory import number
 from .split import merged
 from .views import lanes_of, view
@@ -23,7 +23,7 @@ def row_of_blocks(x, states, row, extra):
     state = merged(like, states, row, scale)
     x_t = target_logit(x, row, number(table, (row, 0)))
     smoothing = smoothing_sum(like, x, row, state[0], weights, terms[1])
-    label, a, smooth, at_target = settle(like, row, state, frame_of(like, state, scale), x_t, smoothing, extra)
+    label, a, smooth, at_target = settle(row, state, x_t, smoothing, extra)
     states[row, 0, 3] = label
     states[row, 0, 4] = a
     states[row, 0, 5] = smooth

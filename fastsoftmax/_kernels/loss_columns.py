@@ -83,7 +83,7 @@ def losses_of_columns(like, x, kept, top, i, count, place, extra, sums):
     w_t = target_weights(like, label, weights)
     smoothing = column_smoothing(like, x, wide(top), i, count, weights, terms[1], sums)
     state, shape = column_states(like, x, kept, top, i, count, scale, sums, exact_sum(like))
-    loss, lse, a, at_target = row_numbers(like, state, shape, x_t, w_t, smoothing, terms, scale)
+    loss, lse, a, at_target = row_numbers(state, x_t, w_t, smoothing, terms, scale)
     factor = full(wide(like), terms[4])
     if more.shape[0]:
         factor = load(wide(like), more, place_in(more, place, 0), place[2], 0.0)

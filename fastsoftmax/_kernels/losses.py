@@ -31,7 +31,7 @@ from .loss_numbers import row_numbers
 from .memory import load, number, put
 from .online import frame
 from .past import put_past
-from .row_states import anchor, nan_of, over_terms, row_state, state_of_sums
+from .row_states import nan_of, over_terms, row_state, state_of_sums
 from .shuffles import repeated
 from .simd import doubles, fma, full, narrow, select, wide, width
 from .state import factor_of_state, product
@@ -132,23 +132,17 @@ def factor_at(more, terms, index):
 
 
 @inlined
-def settle(like, row, state, shape, x_t, smoothing, extra):
+def settle(row, state, x_t, smoothing, extra):
     """Note the loss and the log-sum-exp of a row; its label and, times its factor, what its gradient is made of."""
     table, more, weights, terms, scale = opened(extra)
     label = np.int64(number(table, (row, 0)))
     w_t = weight_of(weights, max(label, 0))
-    loss, lse, a, at_target = row_numbers(like, state, shape, x_t, w_t, smoothing, terms, scale)
+    loss, lse, a, at_target = row_numbers(state, x_t, w_t, smoothing, terms, scale)
     factor = factor_at(more, terms, (row, 0))
     put(table, (row, 0), loss if label >= 0 else 0.0)
     if more.shape[0]:
         put(more, (row, 0), lse)
     return label, a * factor, terms[1] * factor, at_target * factor
-
-
-@inlined
-def frame_of(like, state, scale):
-    """The frame of the maximum of a long row, whose blocks have each their own."""
-    return frame(anchor(full(like, state[0])), scale)
 
 
 @inlined
@@ -238,7 +232,7 @@ def look(like, x, row, top, extra):
 def state_and_numbers(like, row, seen, top, shape, total, rest, count, extra):
     x_t, smoothing, nan = seen
     state = state_of_sums(like, nan, top, shape, total, rest, count, opened(extra)[4])
-    return state, settle(like, row, state, shape, x_t, smoothing, extra)
+    return state, settle(row, state, x_t, smoothing, extra)
 
 
 @inlined
@@ -308,7 +302,7 @@ def over_losses(room, gradient, of_long, zeros, faster):
                 x_t = target_logit(x, row, number(table, (row, 0)))
                 smoothing = smoothing_before(like, x, row, weights, terms[1])
                 state = row_state(like, x, kept, tops, row, scale, exact_sum(like))
-                numbers = settle(like, row, state, frame_of(like, state, scale), x_t, smoothing, extra)
+                numbers = settle(row, state, x_t, smoothing, extra)
                 of_long(like, x, out, kept, tops, 0, row, 0, n, state, numbers, extra)
                 row = next_row(x, out, row + 1, last, extra)
             return

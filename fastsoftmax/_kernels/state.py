@@ -183,7 +183,7 @@ def plus(v, tail):
 def factor_of_state(like, state, peak, lost):
     """What turns the terms of a row into its probabilities, ``1 / ((peak + lost) * (1 + r))``."""
     if is_single(like):
-        return lambda like, state, peak, lost: (1.0 / ((peak + lost) * (1.0 + state[1])), None)
+        return lambda like, state, peak, lost: ((1.0 / (peak + lost)) * inverse_of_state(state), None)
 
     def pair(like, state, peak, lost):
         _, r, rest = state
@@ -214,6 +214,12 @@ def factor_of_block(like, state, m, peak, lost, scale):
         return power_of_two(exponent), q, rest
 
     return factor
+
+
+@inlined
+def inverse_of_state(state):
+    """``1 / (1 + r)``: the probability of the maximum."""
+    return 1.0 / (1.0 + state[1])
 
 
 @by_type

@@ -128,8 +128,8 @@ def minus(rest, tail):
     """``rest - tail``, or `rest` where there is no tail."""
     if isinstance(tail, types.NoneType):
         return lambda rest, tail: rest
-    # The tail of an infinite product is NaN and means nothing.
-    return lambda rest, tail: rest - select(tail == tail, tail, full(tail, 0.0))
+    # The tail of a product that is infinite, or became so, is NaN or infinite and means nothing.
+    return lambda rest, tail: rest - select(tail - tail == 0.0, tail, full(tail, 0.0))
 
 
 @inlined
