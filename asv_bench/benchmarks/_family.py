@@ -12,8 +12,8 @@ import numpy as np
 
 from fastsoftmax._bench.measure import QUICK, Call, medians_in_turn, peak_bytes
 
-# Where arrays come to lie is drawn anew so many times: by the pages that it gets, one in the second cache can take 1.7
-# times as long in one process as in another.
+# Where arrays come to lie is drawn anew so many times: what fits in the second cache can take 1.7 times as long in one
+# process as in another, by the pages of memory that it gets.
 PLACES = 9
 # Arrays of up to so many bytes are kept, so that the next ones lie elsewhere; the system takes larger ones back.
 KEPT_BYTES = 2**22

@@ -175,7 +175,7 @@ def nearest_whole(v):
 
 
 @by_type
-def tail_from(v, least, tail):
+def tail_above(v, least, tail):
     """The tail of `v`, or 0 where `v` is below `least`: that of a huge number is huge too, of an infinite one NaN."""
     if isinstance(tail, types.NoneType):
         return lambda v, least, tail: None
@@ -185,7 +185,7 @@ def tail_from(v, least, tail):
 @inlined
 def exp_pair(v, tail):
     """``exp(v + tail)`` for ``v <= 0`` in float64, as a leading part and its rest; 0 far below -745."""
-    tail = tail_from(v, -760.0, tail)
+    tail = tail_above(v, -760.0, tail)
     v = select(v < -760.0, full(v, -760.0), v)
     k, exponent = nearest_whole(v)
     t = exp_near(v, tail, k)
