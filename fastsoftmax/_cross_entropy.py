@@ -87,9 +87,10 @@ def cross_entropy(
 
     Notes
     -----
-    The loss of a row is within 2 ulp, also if it is near 0: the largest term stays out of the sum, and none is rounded
-    as it is added to others. (A focal loss of float64 is within ``3 + 2*focal_gamma``: the error of 1 - p counts so
-    often.) Losses are float64 until they are returned and are added up in a fixed order with their rounding errors.
+    The loss of a row, before `sample_weight` multiplies it, is within 2 ulp, also if it is near 0: the largest term
+    stays out of the sum, and none is rounded as it is added to others. (A focal loss of float64 is within
+    ``3 + 2*focal_gamma``: the error of 1 - p counts so often.) Losses are float64 until they are returned and are added
+    up in a fixed order with their rounding errors.
 
     With class indices the logits are read once (twice if rows are longer than 65536) and nothing of their size is made,
     but some 24 bytes a row. Probabilities, `softcap` and `focal_gamma` go through blocks of float64 of a quarter of the
@@ -171,8 +172,10 @@ def cross_entropy_with_grad(
     Notes
     -----
     At most 3e-7 of its largest entry from the exact gradient in float32; the entry of the target, ``p - 1``, keeps its
-    digits where p is near 1. In place, or into `out`, nothing of the size of the logits is made; they are read once and
-    the gradient is written once (rows longer than 65536 are read twice).
+    digits where p is near 1. (With `label_smoothing` or `z_loss` and class indices all entries of a row may be small
+    differences, such as ``p - label_smoothing/C`` where a model has learnt that: then 3e-7 of what is subtracted.) In
+    place, or into `out`, nothing of the size of the logits is made; they are read once and the gradient is written once
+    (rows longer than 65536 are read twice).
 
     Examples
     --------

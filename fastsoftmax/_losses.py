@@ -132,7 +132,7 @@ def _linear(operation: str, x: np.ndarray, place: np.ndarray, table: np.ndarray,
     denominator = (options.num_items or float(count)) if options.reduction == "mean" else 1.0
     numbers: tuple[Any, ...]
     if options is PLAIN:
-        numbers = table, _NO_ROWS[x.ndim], _NO_CLASSES, 1.0, 0.0, 0.0, 0.0, 1.0 / denominator, 0.0
+        numbers = table, _NO_ROWS[x.ndim], _NO_CLASSES, 0.0, 0.0, 0.0, 0.0, 1.0 / denominator, 0.0
         scale = None
     else:
         terms = _terms(options, x.shape[1], x.shape[1], 1.0 / denominator / options.temperature)
@@ -221,9 +221,9 @@ def _terms(options: Options, classes: int, weights: float, factor: float) -> tup
     """What kernels take as `terms`; `weights` is the sum of those of the classes."""
     smooth = options.label_smoothing / max(classes, 1)
     return (
-        1.0 - options.label_smoothing,
+        options.label_smoothing,
         smooth,
-        smooth * weights,
+        weights,
         options.z_loss,
         factor,
         options.focal_gamma,

@@ -218,7 +218,7 @@ def test_probabilities(case: str, options: dict[str, Any], dtype: np.dtype[Any])
     assert excess(grad, exact) <= (1 if dtype == np.float32 else of_float64)
 
 
-# --- the gradient -----------------------------------------------------------------------
+# --- the gradient, and the loss beside it -----------------------------------------------
 
 WEIGHING: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -226,22 +226,40 @@ WEIGHING: dict[str, dict[str, Any]] = {
     "z_loss": {"z_loss": 1e-4},
     "weight": {"weight": 1},
     "weight-smoothing": {"weight": 1, "label_smoothing": 0.1},
+    "all": {"weight": 1, "label_smoothing": 0.07, "z_loss": 0.01, "temperature": 0.7},
 }
+
+
+def weighed(options: dict[str, Any], classes: int) -> dict[str, Any]:
+    """The options with weights of classes where they ask for any."""
+    if "weight" not in options:
+        return options
+    return options | {"weight": np.random.default_rng(SEED).random(classes) + 0.1}
 
 
 @full
 @cases
 @axes
 @pytest.mark.parametrize("weighing", WEIGHING)
-def test_gradient(case: str, dtype: np.dtype[Any], axis: int, weighing: str) -> None:
+def test_loss_and_gradient(case: str, dtype: np.dtype[Any], axis: int, weighing: str) -> None:
     x, target = problem(case, dtype)
-    options = dict(WEIGHING[weighing])
-    if "weight" in options:
-        options["weight"] = np.random.default_rng(SEED).random(x.shape[1]) + 0.1
+    options = weighed(WEIGHING[weighing], x.shape[1])
     exact = loss_reference.cross_entropy(x, target, reduction="none", **options)
-    _, grad = cross_entropy_with_grad(laid(x, axis), target, axis=axis, reduction="none", **options)
+    loss, grad = cross_entropy_with_grad(laid(x, axis), target, axis=axis, reduction="none", **options)
+    assert_ulp(loss, exact.losses, LOSS_ULP)
     assert grad.dtype == dtype
     assert excess(to_rows(grad, axis), exact, weighing in ("plain", "weight")) <= 1
+
+
+@full
+@pytest.mark.parametrize("case", ["normal-2", "normal-10", "normal-1000", "wide-24", "sure-10", "close-calls-33"])
+@pytest.mark.parametrize("weighing", WEIGHING)
+def test_loss_of_distributions(case: str, dtype: np.dtype[Any], weighing: str) -> None:
+    x, _ = problem(case, dtype)
+    y = np.random.default_rng(SEED).dirichlet(np.full(x.shape[1], 0.3), len(x)).astype(dtype)
+    options = weighed(WEIGHING[weighing], x.shape[1])
+    exact = loss_reference.cross_entropy(x, y, reduction="none", **options).losses
+    assert_ulp(cross_entropy(x, y, reduction="none", **options), exact, LOSS_ULP)
 
 
 @full

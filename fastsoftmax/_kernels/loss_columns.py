@@ -11,11 +11,11 @@ import numpy as np
 from .columns import column_fold, column_states, lanes_pair, store_sum
 from .jit import by_type, inlined
 from .loss_numbers import row_numbers
-from .losses import opened
+from .losses import distance, opened
 from .memory import load, number, put, store
 from .simd import fma, full, narrow, select, strands, wide
 from .state import factor_of_state, product
-from .sums import add, empty_sum, exact_sum, whole
+from .sums import add, empty_sum, exact_sum, times, whole
 from .sweeps import by_vectors, nowhere, term_again
 from .writes import normal, terms_kept_in
 
@@ -64,11 +64,10 @@ def column_smoothing(like, x, m, i, count, weights, smooth, sums):
     for k in range(min(w, n)):
         total = empty_sum(like)
         for j in range(k, n, w):
-            v = m - wide(load(like, x, (0, j, i), count, 0.0))
-            weight = 1.0 if weights.shape[0] == 0 else number(weights, (j,))
-            if weight == 0.0:
-                v = full(v, 0.0)
-            total = add(total, v if weight == 0.0 else v * weight)
+            v = distance(like, m, wide(load(like, x, (0, j, i), count, 0.0)))
+            if weights.shape[0]:
+                v = times(v, full(m, number(weights, (j,))))
+            total = add(total, v)
         store_sum(like, sums, k, 0, total)
     s, rest = column_fold(like, sums, 0, min(w, n))
     return whole(s, rest)

@@ -77,6 +77,6 @@ def with_table(x, out, extra, table, factor):
 
     def plain(x, out, extra, table, factor):
         rows = loaned(table, shape(x), extra[0])
-        return x, rows if alone else out, (rows, extra[1], extra[2], 1.0, 0.0, 0.0, 0.0, factor, 0.0)
+        return x, rows if alone else out, (rows, extra[1], extra[2], 0.0, 0.0, 0.0, 0.0, factor, 0.0)
 
     return plain

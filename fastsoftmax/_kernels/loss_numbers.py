@@ -7,8 +7,9 @@ from numba.core import types
 from .elementary import exp_and_others, exp_normal, two_sum
 from .jit import by_type, inlined
 from .online import scaled
-from .simd import full, select
-from .state import inverse_of_state, log_others, log_total, plus
+from .simd import fma, full, select
+from .state import inverse_of_state, log_others, log_total_pair, plus, product
+from .sums import whole
 
 
 @by_type
@@ -20,23 +21,61 @@ def row_numbers(state, x_t, w_t, smoothing, terms, scale):
     negative_log = short_negative_log if isinstance(state[2], types.NoneType) else exact_negative_log
 
     def numbers(state, x_t, w_t, smoothing, terms, scale):
-        hit, smooth, smooth_weight, z, _, _ = terms
-        spread_out, _ = scaled(smoothing, scale)
+        missed, smooth, total_weight, z, _, _ = terms
         nll, p, others, log, lse = negative_log(state, x_t, scale)
-        share = hit * w_t
-        penalty = z * w_t * lse
-        loss = share * nll + (smooth * spread_out + smooth_weight * log) + penalty * lse
-        a = share + smooth_weight + 2.0 * penalty
-        return loss, lse, a, (a - share) * p - share * others - smooth * w_t
+        loss = loss_of(w_t, scaled(smoothing, scale), terms, nll, log, lse)
+        share = (1.0 - missed) * w_t
+        a = share + smooth * total_weight + 2.0 * z * w_t * lse[0]
+        return loss, lse[0], a, (a - share) * p - share * others - smooth * w_t
 
     return numbers
+
+
+@by_type
+def loss_of(w_t, spread_out, terms, nll, log, lse):
+    """``hit*w*nll + smooth*(spread_out + total_weight*log) + z*w*lse**2``, of numbers and what they lost.
+
+    Each rounding of a float64 loss shows in it, so that this is rounded once; of float32 logits none does.
+    """
+    if isinstance(nll[1], types.NoneType):
+
+        def plain(w_t, spread_out, terms, nll, log, lse):
+            missed, smooth, total_weight, z, _, _ = terms
+            smoothed = smooth * fma(total_weight, log[0], spread_out[0])
+            return fma((1.0 - missed) * w_t, nll[0], fma(z * w_t * lse[0], lse[0], smoothed))
+
+        return plain
+
+    def in_pairs(w_t, spread_out, terms, nll, log, lse):
+        missed, smooth, total_weight, z, _, _ = terms
+        share, share_lost = product(*two_sum(1.0, 0.0 - missed), w_t, 0.0)
+        loss, lost = product(share, share_lost, *nll)
+        if smooth != 0.0 or z != 0.0:
+            of_log, log_lost = product(total_weight, 0.0, *log)
+            smoothed, smoothed_lost = two_sum(spread_out[0], of_log)
+            smoothed_lost = plus(smoothed_lost + log_lost, spread_out[1])
+            smoothed, smoothed_lost = product(smooth, 0.0, smoothed, smoothed_lost)
+            penalty, penalty_lost = penalty_of(z, w_t, lse)
+            smoothed, more_lost = two_sum(smoothed, penalty)
+            loss, lost_last = two_sum(loss, smoothed)
+            lost = (lost + lost_last) + ((smoothed_lost + penalty_lost) + more_lost)
+        return whole(loss, lost)
+
+    return in_pairs
+
+
+@inlined
+def penalty_of(z, weight, lse):
+    """``z * weight * lse**2`` as a pair, from the log-sum-exp as one."""
+    return product(*product(z, 0.0, weight, 0.0), *product(*lse, *lse))
 
 
 @inlined
 def short_negative_log(state, x_t, scale):
     """``-log p`` of the target, p, 1 - p, ``log(1 + r)`` and the log-sum-exp, from float32 logits.
 
-    Their differences are exact. In a row of its own maximum, 1 - p is ``r / (1 + r)``; any other p is at most 1/2.
+    Logarithms come with what they lost, here None. The differences of logits are exact. In a row of its own maximum,
+    1 - p is ``r / (1 + r)``; any other p is at most 1/2.
     """
     m, r, _ = state
     d = scaled(m - x_t, scale)[0] + (m - m)  # with an infinite maximum there is no loss
@@ -44,18 +83,18 @@ def short_negative_log(state, x_t, scale):
     p_top = inverse_of_state(state)
     p = p_top * exp_normal(0.0 - d)
     others = select(d == 0.0, r * p_top, 1.0 - p)
-    return d + log, p, others, log, log_total(m, r, None, scale)
+    return (d + log, None), p, others, (log, None), log_total_pair(m, r, None, scale)
 
 
 @inlined
 def exact_negative_log(state, x_t, scale):
-    """The same from float64 logits."""
+    """The same from float64 logits, the logarithms as pairs."""
     m, r, rest = state
     log, log_rest = log_others(r, rest)
     nll, low = log_distance(m, log, log_rest, x_t, scale)
     nll = nll + (m - m)
     p, others, _ = exp_and_others(0.0 - nll, 0.0 - low)
-    return nll, p, others, log, log_total(m, r, rest, scale)
+    return (nll, low), p, others, (log, log_rest), log_total_pair(m, r, rest, scale)
 
 
 @inlined

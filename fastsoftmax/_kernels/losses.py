@@ -15,7 +15,7 @@ What kernels take besides logits (`extra`) is a tuple, ``(table, more, weights, 
 * ``table``, for each row: the class index, negative if the row is ignored, on entry; the loss on return;
 * ``more``, for each row or empty: what its gradient is multiplied by, on entry; its log-sum-exp on return;
 * ``weights``, for each class or empty;
-* ``terms``: hit, smooth, smooth*sum(w), z, what gradients are multiplied by where ``more`` is empty, and the focal
+* ``terms``: 1 - hit, smooth, sum(w), z, what gradients are multiplied by where ``more`` is empty, and the focal
   exponent, which `soft_targets` alone knows;
 * ``scale``: 1/temperature, as everywhere.
 """
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .elementary import two_sum
 from .in_step import TERMS, in_step, kept_nowhere, the_maximum, worth_pipelining
 from .jit import by_type, inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
@@ -33,9 +34,9 @@ from .online import frame
 from .past import put_past
 from .row_states import nan_of, over_terms, row_state, state_of_sums
 from .shuffles import repeated
-from .simd import doubles, fma, full, narrow, select, wide, width
+from .simd import doubles, fma, full, is_single, narrow, wide, width
 from .state import factor_of_state, product
-from .sums import across, add, empty_sum, exact_sum, whole
+from .sums import Exact, across, add, empty_sum, exact_sum, lanes_in, times, whole
 from .views import lanes_of, scratch
 from .visits import no_result, row_top, scalar, three_visits, write_nothing
 from .writes import Terms, along, normal, probability_of_kept, spread, terms_at, terms_kept_in, write_probabilities
@@ -60,19 +61,26 @@ def smoothing_sum(like, x, row, m, weights, smooth):
     if smooth == 0.0:
         return 0.0
     for j in range(0, n, w):
-        v = wide(load(like, x, (row, j), n - j, m))
-        total = add(total, weighed(m - v, weights, j, n - j))
+        v = distance(like, m, wide(load(like, x, (row, j), n - j, m)))
+        total = add(total, weighed(v, weights, j, n - j))
     s, rest = across(like, total)
     return whole(s, rest)
 
 
 @inlined
 def weighed(v, weights, j, count):
-    """Float64 lanes of classes from `j` on times their weights; a weight of 0 counts nothing."""
+    """Float64 lanes of classes from `j` on times their weights."""
     if weights.shape[0] == 0:
         return v
-    w = load(v, weights, (j,), count, 0.0)
-    return select(w == 0.0, full(v, 0.0), w * v)
+    return times(v, load(lanes_in(v), weights, (j,), count, 0.0))
+
+
+@by_type
+def distance(like, m, v):
+    """``m - v``, of float64 logits with what that lost: much of a smoothed loss may be one of them."""
+    if is_single(like):
+        return lambda like, m, v: m - v
+    return lambda like, m, v: Exact(*two_sum(m, 0.0 - v))
 
 
 # -- rows --------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def mean_loss(run, place):
         total, failed = NO_LOSS, False
         if bad < 0 < count:
             numbers = numbers_like(x, table)
-            extra = (numbers, no_numbers(x.shape), no_numbers((0,)), 1.0, 0.0, 0.0, 0.0, 1.0 / count, 0.0)
+            extra = (numbers, no_numbers(x.shape), no_numbers((0,)), 0.0, 0.0, 0.0, 0.0, 1.0 / count, 0.0)
             failed = unlocked(run, (x, place(out, numbers), extra), size > LOCKED)
             total = column_total(view(table)) / count
         table[0, 0] = 0.0  # it lives until here: a view keeps nothing alive, and an error would never free it

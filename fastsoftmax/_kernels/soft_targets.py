@@ -13,23 +13,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from .elementary import exp_and_others, exp_pair, log_pair
+from .elementary import exp_and_others, exp_pair, log_pair, two_sum
 from .jit import inlined, piece
-from .loss_numbers import log_distance
+from .loss_numbers import log_distance, penalty_of
 from .losses import weighed
 from .memory import load, number, put, store
 from .objects import extent, seen_as
 from .row_states import row_state
 from .simd import doubles, fma, full, select, width
-from .state import log_others, log_total
-from .sums import across, add, empty_sum, exact_sum, whole
+from .state import log_others, log_total_pair, product
+from .sums import Exact, across, add, empty_sum, exact_sum, whole
 from .views import view
 
 
 @inlined
 def shares(like, y, weights, row, j, count, terms):
-    """``a = w * (hit*y + smooth)`` of the classes from `j` on; 0 in absent lanes, which have no weight."""
-    return weighed(load(like, y, (row, j), count, 0.0) * terms[0] + terms[1], weights, j, count)
+    """``a = w * (hit*y + smooth)`` of the classes from `j` on as pairs; 0 in absent lanes, which have no weight."""
+    share, rest = load(like, y, (row, j), count, 0.0), full(like, 0.0)
+    if terms[0] != 0.0:
+        share, rest = product(*two_sum(1.0, 0.0 - terms[0]), share, rest)
+        share, lost = two_sum(share, full(like, terms[1]))
+        rest = rest + lost
+    return weighed(Exact(share, rest), weights, j, count)
 
 
 @inlined
@@ -50,19 +55,22 @@ def focal(nll, p, others, others_rest, gamma):
 
 @inlined
 def parts(like, x, y, weights, row, j, count, of_row, terms, scale):
-    """``a * (1 - p)**g * nll``, h, p and 1 - p of the classes from `j` on; `of_row` are m and the logarithm pair."""
-    a = shares(like, y, weights, row, j, count, terms)
+    """``a * (1 - p)**g * nll``, h, p and 1 - p of the classes from `j` on; `of_row` are m and the logarithm pair.
+
+    The first, which is to be summed, comes as an exact sum of one, but for what the focal power lost.
+    """
+    a, a_rest = shares(like, y, weights, row, j, count, terms)
     m, log, log_rest = of_row
     v = load(like, x, (row, j), count, -np.inf)
     nll, low = log_distance(full(like, m), full(like, log), log_rest, v, scale)
     p, others, others_rest = exp_and_others(0.0 - nll, 0.0 - low)
-    h, value = 0.0 - a, a * nll
+    h, (value, lost) = 0.0 - a, product(a, a_rest, nll, low)
     if terms[5] > 0.0:
         power, ratio = focal(nll, p, others, others_rest, terms[5])
-        h, value = h * power * (1.0 + terms[5] * ratio), value * power
+        h, value, lost = h * power * (1.0 + terms[5] * ratio), value * power, lost * power
     nothing = a == 0.0  # also where nll is infinite, as it is in absent lanes
     zero = full(like, 0.0)
-    return select(nothing, zero, value), select(nothing, zero, h), p, others
+    return Exact(select(nothing, zero, value), select(nothing, zero, lost)), select(nothing, zero, h), p, others
 
 
 @piece
@@ -72,21 +80,22 @@ def soft_row(x, y, table, more, weights, terms, scale, row, gradient):
     w, mass = width(like), number(table, (row, 0))
     m, r, r_rest = row_state(like, x, None, None, row, scale, exact_sum(like))
     of_row = m, *log_others(r, r_rest)
-    lse = log_total(m, r, r_rest, scale)
+    lse = log_total_pair(m, r, r_rest, scale)
     factor = terms[4] if more.shape[0] == 0 else number(more, (row, 0))
     if more.shape[0]:
-        put(more, (row, 0), lse)
+        put(more, (row, 0), lse[0])
     ignored = mass < 0.0
     loss, slopes = empty_sum(like), empty_sum(like)
     for j in range(0, n, w):
         value, h, _, _ = parts(like, x, y, weights, row, j, n - j, of_row, terms, scale)
         loss, slopes = add(loss, value), add(slopes, h)
     total, rest = across(like, loss)
-    penalty = terms[3] * max(mass, 0.0) * lse
-    put(table, (row, 0), 0.0 if ignored else whole(total, rest) + penalty * lse + (m - m))
+    penalty, penalty_rest = penalty_of(terms[3], max(mass, 0.0), lse)
+    total, lost = two_sum(total, penalty)
+    put(table, (row, 0), 0.0 if ignored else whole(total, (rest + penalty_rest) + lost) + (m - m))
     if gradient:
         total, rest = across(like, slopes)
-        pull = (total + rest) - 2.0 * penalty
+        pull = (total + rest) - 2.0 * terms[3] * max(mass, 0.0) * lse[0]
         for j in range(0, n, w):
             _, h, p, others = parts(like, x, y, weights, row, j, n - j, of_row, terms, scale)
             # h - p*pull, without the difference of two equal numbers where p is near 1.

@@ -155,20 +155,28 @@ def log_others(r, rest):
     return pair
 
 
-@by_type
+@inlined
 def log_total(m, r, rest, scale):
-    """The log-sum-exp ``m * scale + log(1 + r)`` in float64: rounded once, or from a logarithm in float32's digits."""
-    if isinstance(rest, types.NoneType):
-        return lambda m, r, rest, scale: scaled(m, scale)[0] + log_others(r, rest)[0]
+    """The log-sum-exp in float64: rounded once, or from a logarithm in float32's digits."""
+    return log_total_pair(m, r, rest, scale)[0]
 
-    def rounded(m, r, rest, scale):
+
+@by_type
+def log_total_pair(m, r, rest, scale):
+    """The log-sum-exp ``m * scale + log(1 + r)`` and what it lost: from a logarithm in float32's digits None."""
+    if isinstance(rest, types.NoneType):
+        return lambda m, r, rest, scale: (scaled(m, scale)[0] + log_others(r, rest)[0], None)
+
+    def pair(m, r, rest, scale):
         z, tail = scaled(m, scale)
         log, log_rest = log_others(r, rest)
         s, lost = two_sum(z, log)
         # With an infinity the rounding errors are NaN, and the sum alone is right.
-        return select(m - m == 0.0, plus(s + (lost + log_rest), tail), s)
+        lost = select(s - s == 0.0, plus(lost + log_rest, tail), full(m, 0.0))
+        total = s + lost
+        return total, lost - (total - s)
 
-    return rounded
+    return pair
 
 
 @by_type

@@ -142,6 +142,28 @@ def without(equal, terms):
 
 
 @by_type
+def lanes_in(terms):
+    """The lanes of terms or of an exact sum."""
+    if is_exact(terms):
+        return lambda terms: terms.lanes
+    return lambda terms: terms
+
+
+@by_type
+def times(terms, w):
+    """Float64 terms, or an exact sum of one, times a weight, of which 0 counts nothing."""
+    if not is_exact(terms):
+        return lambda terms, w: select(w == 0.0, full(terms, 0.0), w * terms)
+
+    def both(terms, w):
+        p, none = w * terms.lanes, full(terms.lanes, 0.0)
+        rest = fma(w, terms.rest, fma(w, terms.lanes, 0.0 - p))
+        return Exact(select(w == 0.0, none, p), select(w == 0.0, none, rest))
+
+    return both
+
+
+@by_type
 def part_of(terms, index, like):
     """One of the vectors like `like` that terms, or those of an exact sum, are made of."""
     if is_exact(terms):
