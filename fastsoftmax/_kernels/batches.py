@@ -1,9 +1,13 @@
 """Rows of a few vectors, as many at once as a vector has lanes.
 
 Where a row is a few vectors long, finding its maximum across the lanes, its sum across the lanes and what to make of
-them takes longer than the row itself. Here the lanes of as many rows are folded together, and then all that follows a
-maximum or a sum is done once for all rows, each in a lane of its own, by the functions of `columns`. The numbers of
-each row are then spread from memory, which takes no instruction of its own. The order of every sum is that of `online`.
+them takes longer than the row itself. Here the lanes of as many rows, a group, are folded together, and then all that
+follows a maximum or a sum is done once for all rows, each in a lane of its own, by the functions of `columns`. The
+numbers of each row are then spread from memory, which takes no instruction of its own. The order of every sum is that
+of `online`.
+
+What follows a maximum or a sum is a chain of some hundred cycles. So a batch may be two groups, and each stage of the
+work is done for both before the next one: their chains overlap.
 """
 
 from __future__ import annotations
@@ -12,24 +16,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .columns import column_factor, column_logs, column_state
+from .columns import column_state
 from .jit import by_type, inlined, piece
-from .lengths import BATCH_VECTORS
+from .lengths import BATCH_VECTORS, FEW_VECTORS, GROUPED_VECTORS
+from .maxima import lane_tops
 from .memory import everywhere, load, put, store
-from .online import Frame, bigger, frame, left_out
-from .row_states import NEAR_ZERO, nan_of, refined
-from .rows import softmax_rows
-from .shuffles import abreast, any_lane, halves, lane, part, side_by_side, with_lane
-from .simd import doubles, full, is_single, narrow, select, width
-from .state import log_total
-from .sums import add, empty_sum, join, term_and_summand
-from .views import rows_of_vectors
-from .visits import keep, lane_tops, more_sums, others_of, repeated_frame, scalar, sum_of_two
-from .writes import Terms, log_softmax_at, probability, write_log_softmax, write_probabilities
+from .online import Frame, bigger, frame, without_shift
+from .row_states import nan_of
+from .shuffles import abreast, any_lane, halves, part, side_by_side
+from .simd import doubles, full, is_single, width
+from .sums import add, join, term_and_summand
+from .views import from_row
+from .visits import keep, more_sums, others_of, repeated_frame, scalar, sum_of_two, sums_of_few
 
 
 class Rooms(NamedTuple):
-    """Scratch room ``[0, place, lane]`` of the loop over batches."""
+    """Scratch room ``[group, place, lane]`` of the loop over batches."""
 
     vectors: Any  # a maximum in each lane of each row
     numbers: Any  # a number of each row in each lane, see the places below
@@ -39,11 +41,61 @@ class Rooms(NamedTuple):
     asked: Any  # float64 numbers that losses need of each row
 
 
-# Vectors of room for the terms of all rows, which lie an odd number of them apart.
+@inlined
+def rows_at_once(like, x, groups):
+    """How many rows a batch of an array has: those of so many groups if their rows stay in the first cache."""
+    w = width(like)
+    return groups * w if x.shape[1] <= GROUPED_VECTORS * w else w
+
+
+def of_each_group(stage: Any) -> Any:
+    """``stage(like, x, out, row, count, extra, rooms)`` for each group of a batch.
+
+    `x` and `out` begin with its rows, of which there are `count`, `row` is the first of them in `extra`, and `rooms`
+    begin with its own.
+    """
+
+    @inlined
+    def run(like, x, out, row, count, extra, rooms):
+        w = width(like)
+        for g in range((count + w - 1) // w):
+            at = g * w
+            own = Rooms(
+                from_row(rooms.vectors, g),
+                from_row(rooms.numbers, g),
+                from_row(rooms.sums, g),
+                from_row(rooms.rests, g),
+                from_row(rooms.terms, g),
+                from_row(rooms.asked, g),
+            )
+            stage(like, from_row(x, at), from_row(out, at), row + at, min(count - at, w), extra, own)
+
+    return run
+
+
+def in_stages(find: Any, add_up: Any, settle: Any, write: Any) -> Any:
+    """The work on a batch: find the maxima of its rows, add up their terms, settle what these come to, write."""
+
+    @piece
+    def work(like, x, out, row, count, extra, rooms):
+        find(like, x, out, row, count, extra, rooms)
+        add_up(like, x, out, row, count, extra, rooms)
+        settle(like, x, out, row, count, extra, rooms)
+        write(like, x, out, row, count, extra, rooms)
+
+    return work
+
+
+def in_groups(*stages: Any) -> Any:
+    """The same for a batch of several groups of rows."""
+    return in_stages(*map(of_each_group, stages))
+
+
+# Vectors of room for the terms of a group, whose rows lie an odd number of them apart.
 TERM_VECTORS = 16 * (BATCH_VECTORS | 1)
 
 # Places of numbers.
-SHIFT, FLOOR, MAGIC, PEAK, TOP, COUNT, HIGH, LOW, NAN = range(9)
+SHIFT, FLOOR, MAGIC, EXPONENT, PEAK, LOST, TOP, COUNT, HIGH, LOW, NAN = range(11)
 
 
 def tree(leaf: Any, op: Any, lanes: int) -> Any:
@@ -156,13 +208,33 @@ def kept_tops(like, rooms):
 
 @inlined
 def frames_of(like, top, scale, numbers):
-    """The frames of the rows, kept to be spread."""
+    """Keep the frames of the rows, to be spread."""
     shape = frame(top, scale)
     keep_numbers(numbers, SHIFT, shape.shift)
     keep_numbers(numbers, FLOOR, shape.floor)
     keep_numbers(numbers, MAGIC, shape.magic)
+    keep_numbers(numbers, EXPONENT, shape.k)
     keep_numbers(numbers, PEAK, shape.peak)
-    return shape
+    keep_numbers(numbers, LOST, shape.lost)
+
+
+@inlined
+def kept(like, numbers, place):
+    """A number of each row, in its lane."""
+    return load(like, numbers, (0, place, 0), None, 0.0)
+
+
+@inlined
+def frames_kept(like, numbers):
+    """The frames of the rows, each in its lane."""
+    return Frame(
+        kept(like, numbers, SHIFT),
+        kept(like, numbers, FLOOR),
+        kept(like, numbers, MAGIC),
+        kept(like, numbers, EXPONENT),
+        kept(like, numbers, PEAK),
+        kept(like, numbers, LOST),
+    )
 
 
 @inlined
@@ -238,16 +310,16 @@ def sums_of_two(summed: Any) -> Any:
     """Keep the sums of rows of more than one vector and up to two; `n` is None for two whole ones.
 
     ``summed(like, numbers, k, v, terms)`` is what is added of the terms of row k, to sums that begin with `empty`.
-    Terms stay in `kept` if not None, the first `stored` of them or, for None, all.
+    Terms stay in `rows` if not None, the first `stored` of them or, for None, all.
     """
 
     @inlined
-    def run(like, x, kept, n, stored, count, scale, rooms, empty):
+    def run(like, x, rows, n, stored, count, scale, rooms, empty):
         two, numbers = abreast(like, 2), rooms.numbers
         for k in range(count):
             v = load(two, x, (k, 0), n, -np.inf)
             e, terms = term_and_summand(empty, v, repeated_frame(frame_at(like, numbers, k), two), scale)
-            keep(kept, (k, 0), e, stored)
+            keep(rows, (k, 0), e, stored)
             keep_sum(like, rooms, k, add(empty, sum_of_two(empty, like, summed(like, numbers, k, v, terms))))
 
     return run
@@ -269,119 +341,40 @@ all_of_two, others_of_two = sums_of_two(every_term), sums_of_two(others_at)
 
 
 @inlined
-def lane_sums_of(like, x, kept, count, scale, rooms, empty):
-    """Keep the sums of the rows' terms that are not their maximum; how many are. Terms stay in `kept` if not None."""
+def lane_sums_of(like, x, terms, count, scale, rooms, empty):
+    """Keep the sums of the rows' terms that are not their maximum; how many are. Terms stay in `terms` if not None."""
     n, w, numbers = x.shape[1], width(like), rooms.numbers
     keep_numbers(numbers, COUNT, full(like, 1.0))
     if n == 2 * w:
-        others_of_two(like, x, kept, None, None, count, scale, rooms, empty)
+        others_of_two(like, x, terms, None, None, count, scale, rooms, empty)
     elif n < 2 * w:
-        others_of_two(like, x, kept, n, n, count, scale, rooms, empty)
+        others_of_two(like, x, terms, n, n, count, scale, rooms, empty)
     else:
+        far = any_lane(kept(like, numbers, SHIFT) != 0.0)
         for k in range(count):
-            top = number_at(like, numbers, TOP, k)
-            total, tops = more_sums(like, x, kept, top, k, 0, n, frame_at(like, numbers, k), scale, empty, 0)
+            top, shape = number_at(like, numbers, TOP, k), frame_at(like, numbers, k)
+            if far or n > FEW_VECTORS * w:
+                total, tops = more_sums(like, x, terms, top, k, 0, n, shape, scale, empty, 0)
+            else:
+                total, tops = sums_of_few(like, x, terms, top, k, n, without_shift(shape), scale, empty)
             keep_sum(like, rooms, k, total)
             put(numbers, (0, COUNT, k), tops)
-    return load(like, numbers, (0, COUNT, 0), None, 0.0)
 
 
 @inlined
-def states_of(like, x, kept, top, count, scale, rooms, empty):
-    """The states of the rows and their frames; the terms stay in `kept` unless that is None."""
-    n, numbers = x.shape[1], rooms.numbers
-    shape = frames_of(like, top, scale, numbers)
+def find_frames(like, x, top, count, scale, rooms):
+    """Keep the frames of the rows, from their maxima, and a NaN that hides where one is infinite."""
+    numbers = rooms.numbers
+    frames_of(like, top, scale, numbers)
     keep_numbers(numbers, NAN, full(like, 0.0))
     if any_lane(top - top != 0.0):
         for k in range(count):
-            put(numbers, (0, NAN, k), nan_of(like, x, k, 0, n, scalar(number_at(like, numbers, TOP, k))))
-    tops = lane_sums_of(like, x, kept, count, scale, rooms, empty)
-    nan = load(like, numbers, (0, NAN, 0), None, 0.0)
-    return column_state(like, folded(like, rooms, count), tops, top, shape, nan, scale), shape
-
-
-# -- the work on the first `count` rows of ``x[k, class]`` -------------------------------------------------------------
-
-
-@piece
-def softmax_batch(like, x, out, row, count, scale, rooms):
-    n, w = x.shape[1], width(like)
-    if n == 2 * w:
-        softmax_of_two(like, x, out, None, count, scale, rooms)
-        return
-    if n < 2 * w:
-        softmax_of_two(like, x, out, n, count, scale, rooms)
-        return
-    # Where rows are no multiple of a vector, what is kept in `out` would be loaded next to the store of the row before,
-    # and waits for it. Here no two rows touch, nor lie a power of two apart if all of them take more than a page: a
-    # load also waits for any earlier store whose address ends in the same twelve bits.
-    if n <= 4 * w:
-        # A distance that the compiler knows: 0.87 to 0.94 of the time.
-        softmax_of(like, x, out, count, scale, rooms, rows_of_vectors(rooms.terms, 4))
-    elif n <= BATCH_VECTORS * w:
-        softmax_of(like, x, out, count, scale, rooms, rows_of_vectors(rooms.terms, (n + w - 1) // w | 1))
-    else:  # no plan sends such rows here, but the room on the stack must not depend on that
-        softmax_rows(x, out, 0, count, scale)
+            put(numbers, (0, NAN, k), nan_of(like, x, k, 0, x.shape[1], scalar(number_at(like, numbers, TOP, k))))
 
 
 @inlined
-def softmax_of(like, x, out, count, scale, rooms, kept):
-    n, numbers = x.shape[1], rooms.numbers
-    top = tops_of(like, x, count, rooms)
-    shape = frames_of(like, top, scale, numbers)
-    keep_numbers(numbers, TOP, left_out(top, n))
-    tops = lane_sums_of(like, x, kept, count, scale, rooms, empty_sum(like))
-    keep_pair(numbers, column_factor(like, folded(like, rooms, count), tops, shape))
-    for k in range(count):
-        write_probabilities(like, x, out, k, 0, n, (Terms(kept, None, None, None), pair_at(like, numbers, k)))
-
-
-@inlined
-def softmax_of_two(like, x, out, n, count, scale, rooms):
-    """The same for rows of more than one vector and up to two, of whose sums no term is left out."""
-    numbers, two = rooms.numbers, abreast(like, 2)
-    # Terms lie four vectors apart, and are stored whole: a masked store is no source for the load that follows.
-    kept = rows_of_vectors(rooms.terms, 4)
-    shape = frames_of(like, tops_of_two(like, x, n, count, rooms), scale, numbers)
-    all_of_two(like, x, kept, n, None, count, scale, rooms, empty_sum(like))
-    keep_pair(numbers, column_factor(like, folded(like, rooms, count), full(like, 0.0), shape))
-    for k in range(count):
-        e = load(two, kept, (k, 0), None, 0.0)
-        store(out, (k, 0), probability(two, e, pair_at(like, numbers, k)), n)
-
-
-@piece
-def log_softmax_batch(like, x, out, row, count, scale, rooms):
-    n, w, numbers = x.shape[1], width(like), rooms.numbers
-    state, _ = states_of(like, x, None, tops_of(like, x, count, rooms), count, scale, rooms, empty_sum(like))
-    keep_pair(numbers, column_logs(like, state))
-    if n == 2 * w:
-        write_logs_of_two(like, x, out, None, count, scale, numbers)
-    elif n < 2 * w:
-        write_logs_of_two(like, x, out, n, count, scale, numbers)
-    else:
-        for k in range(count):
-            write_log_softmax(
-                like, x, out, k, 0, n, (number_at(like, numbers, TOP, k), pair_at(like, numbers, k), scale)
-            )
-
-
-@inlined
-def write_logs_of_two(like, x, out, n, count, scale, numbers):
-    for k in range(count):
-        more = number_at(like, numbers, TOP, k), pair_at(like, numbers, k), scale
-        store(out, (k, 0), log_softmax_at(abreast(like, 2), x, k, 0, n, more), n)
-
-
-@piece
-def logsumexp_batch(like, x, out, row, count, scale, rooms):
-    top = tops_of(like, x, count, rooms)
-    (m, r, rest), _ = states_of(like, x, None, top, count, scale, rooms, empty_sum(like))
-    totals = log_total(m, r, rest, scale)
-    size = select(totals < 0.0, 0.0 - totals, totals)
-    if any_lane(size < NEAR_ZERO):
-        for k in range(count):
-            totals = with_lane(totals, k, refined(like, x, k, lane(totals, k), scale))
-    totals = narrow(like, totals)
-    for k in range(count):
-        put(out, (k, 0), lane(totals, k))
+def states_of(like, count, scale, rooms):
+    """The states of the rows, from their sums."""
+    numbers = rooms.numbers
+    total, tops, top = folded(like, rooms, count), kept(like, numbers, COUNT), kept(like, numbers, TOP)
+    return column_state(like, total, tops, top, frames_kept(like, numbers), kept(like, numbers, NAN), scale)

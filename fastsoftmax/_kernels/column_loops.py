@@ -53,7 +53,7 @@ def where_they_lie(work: ColumnWork) -> Any:
         like, inner = in_registers(lanes_of(x)), x.shape[2]
         w = width(like)
         across, lead = runs_across(x, w)
-        sums = scratch(wide(like), SUMS_ROOM)
+        sums = scratch(wide(like), 1, SUMS_ROOM)
         for unit in range(start, stop):
             o, end = unit // across, (unit % across + 1) * w - lead
             i = max(end - w, 0)
@@ -148,7 +148,7 @@ def side_by_side(work: ColumnWork) -> Any:
         each = outers_in(w, x, extra)
         if start == stop:
             return
-        sums = scratch(wide(like), SUMS_ROOM)
+        sums = scratch(wide(like), 1, SUMS_ROOM)
         # Wider than a vector, as a vector is stored where the columns of the last outer index begin.
         room = heap(like, n * tiles_of(extra) + out.shape[1], w + width(one))
         tile, second = view(room[:, :n]), view(room[:, n : n * tiles_of(extra)])
@@ -194,7 +194,7 @@ def through_tiles(work: ColumnWork) -> Any:
     @piece
     def run(x, out, start, stop, across, lead, step, past, extra):
         like, inner, n = in_registers(lanes_of(x)), x.shape[2], x.shape[1]
-        sums = scratch(wide(like), SUMS_ROOM)
+        sums = scratch(wide(like), 1, SUMS_ROOM)
         # One allocation: of several, those before one that fails would never be freed.
         room = heap(like, STRAND_ROWS + NUMBERS + (n if copies else 0), step)
         strands, rest = view(room[:, :STRAND_ROWS]), room[:, STRAND_ROWS:]
@@ -276,8 +276,8 @@ def over_narrow(work, write=store_columns, at_once=in_registers):
             rows, results, more = view(x), view(out), view(extra)
             one = lanes_of(rows)
             like = at_once(one)
-            sums = scratch(wide(like), SUMS_ROOM)
-            tile, second_tile, written = scratch(like, 16), scratch(like, 16), scratch(like, 16)
+            sums = scratch(wide(like), 1, SUMS_ROOM)
+            tile, second_tile, written = scratch(like, 1, 16), scratch(like, 1, 16), scratch(like, 1, 16)
             spare, spare_results = few_rows(rows), few_rows(results)
             result = with_classes(written, out.shape[1])
             for group in range(groups * task // tasks, groups * (task + 1) // tasks):

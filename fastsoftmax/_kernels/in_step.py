@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from numba.core import types
 
 from .jit import by_type, inlined
+from .maxima import row_top
 from .online import frame, is_near, without_shift
 from .past import LEAST, fence, goes_past, item_bytes
 from .simd import HalfType
@@ -20,7 +21,7 @@ from .sums import empty_sum
 from .target import has_avx512
 from .tiles import heap, keep_alive
 from .views import from_row, lanes_of, rows_in, view
-from .visits import row_sum, row_top, three_visits
+from .visits import row_sum, three_visits
 from .writes import along
 
 # Rows of up to this many classes are worked on several at a time, as many as share the second cache.

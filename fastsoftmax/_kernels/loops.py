@@ -21,13 +21,14 @@ from . import (
     loss_columns,
     losses,
     pairs,
+    row_batches,
     rows,
     soft_targets,
     split,
     weighted,
 )
 from .ahead import ask_for_rows, batches_ahead
-from .batches import TERM_VECTORS
+from .batches import TERM_VECTORS, rows_at_once
 from .column_loops import in_flight, over_columns, over_narrow
 from .interleaved import A_NUMBER, over_interleaved
 from .jit import (
@@ -45,7 +46,7 @@ from .jit import (
     loss,
     planned,
 )
-from .lengths import BLOCK
+from .lengths import BLOCK, GROUPS
 from .loss_loops import LossLoop
 from .objects import CONTIGUOUS
 from .simd import doubles, wide, width
@@ -67,10 +68,10 @@ def over_rows(work):
     return loop
 
 
-def over_batches(work):
-    """``work(like, x, out, row, count, extra, rooms)`` for as many rows as lanes, and what is left of them.
+def over_batches(work, groups):
+    """``work(like, x, out, row, count, extra, rooms)`` for a batch of rows at a time, and what is left of them.
 
-    `x` and `out` begin with these rows, `row` is the first of them in `extra`.
+    `x` and `out` begin with these rows, `row` is the first of them in `extra`. A batch is up to so many `groups`.
     """
 
     def loop(first, last, tasks, x, out, extra):
@@ -80,19 +81,19 @@ def over_batches(work):
             like = lanes_of(logits)
             eight, many, w = doubles(0.0), wide(like), width(like)
             rooms = batches.Rooms(
-                vectors=scratch(like, 16),
-                numbers=scratch(like, 16),
-                sums=scratch(eight, 16),
-                rests=scratch(eight, 16),
-                terms=scratch(like, TERM_VECTORS),
-                asked=scratch(many, 8),
+                vectors=scratch(like, groups, 16),
+                numbers=scratch(like, groups, 16),
+                sums=scratch(eight, groups, 16),
+                rests=scratch(eight, groups, 16),
+                terms=scratch(like, groups, TERM_VECTORS),
+                asked=scratch(many, groups, 8),
             )
-            ahead = batches_ahead(like, logits) * w
-            for row in range(n * task // tasks, n * (task + 1) // tasks, w):
-                count = min(n * (task + 1) // tasks - row, w)
+            ahead, many_rows = batches_ahead(like, logits) * w, rows_at_once(like, logits, groups)
+            for row in range(n * task // tasks, n * (task + 1) // tasks, many_rows):
+                count = min(n * (task + 1) // tasks - row, many_rows)
                 if ahead:
-                    ask_for_rows(logits, row + ahead, w, False)
-                    ask_for_rows(results, row + ahead, w, True)
+                    ask_for_rows(logits, row + ahead, many_rows, False)
+                    ask_for_rows(results, row + ahead, many_rows, True)
                 work(like, from_row(logits, row), from_row(results, row), row, count, more, rooms)
 
     return loop
@@ -200,7 +201,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         rows=over_rows(rows.softmax_rows),
         pairs=over_rows(pairs.softmax_pairs),
         narrow=over_narrow(columns.softmax_columns, at_once=in_flight),
-        batches=over_batches(batches.softmax_batch),
+        batches=over_batches(row_batches.softmax_batch, GROUPS),
         columns=over_columns(columns.softmax_columns),
         interleaved=over_interleaved(rows.softmax_rows),
         split=over_blocks(split.softmax_blocks),
@@ -211,7 +212,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         rows=over_rows(rows.log_softmax_rows),
         pairs=over_rows(pairs.log_softmax_pairs),
         narrow=over_narrow(columns.log_softmax_columns, at_once=in_flight),
-        batches=over_batches(batches.log_softmax_batch),
+        batches=over_batches(row_batches.log_softmax_batch, GROUPS),
         columns=over_columns(columns.log_softmax_columns),
         interleaved=over_interleaved(rows.log_softmax_rows),
         split=over_blocks(split.log_softmax_blocks),
@@ -222,7 +223,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         array,
         rows=over_rows(rows.logsumexp_rows),
         narrow=over_narrow(columns.logsumexp_columns, at_once=in_flight),
-        batches=over_batches(batches.logsumexp_batch),
+        batches=over_batches(row_batches.logsumexp_batch, GROUPS),
         columns=over_columns(columns.logsumexp_columns),
         interleaved=over_interleaved(rows.logsumexp_rows, A_NUMBER),
         split=over_blocks(split.logsumexp_blocks),
@@ -250,7 +251,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         (loss(2), loss(3)),
         numbers,
         rows=over_rows(losses.loss_rows),
-        batches=over_batches(loss_batches.loss_batch),
+        batches=over_batches(loss_batches.loss_batch, 1),
         narrow=over_narrow(loss_columns.loss_columns, no_columns, in_flight),
         columns=over_columns(loss_columns.loss_columns),
         interleaved=over_interleaved(losses.loss_rows, A_NUMBER),
@@ -259,7 +260,7 @@ KERNELS: dict[str, dict[str, Loop]] = {
         "cross_entropy_with_grad",
         (loss(2), loss(3)),
         rows=over_rows(losses.loss_with_gradient_rows),
-        batches=over_batches(loss_batches.loss_with_gradient_batch),
+        batches=over_batches(loss_batches.loss_with_gradient_batch, 1),
         narrow=over_narrow(loss_columns.loss_with_gradient_columns),
         columns=over_columns(loss_columns.loss_with_gradient_columns),
         interleaved=over_interleaved(losses.loss_with_gradient_rows),

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .batches import COUNT, TOP, frame_at, keep_numbers, keep_pair, number_at, pair_at, states_of, tops_of
+from .batches import (
+    COUNT,
+    TOP,
+    find_frames,
+    frame_at,
+    frames_kept,
+    in_stages,
+    keep_numbers,
+    keep_pair,
+    lane_sums_of,
+    number_at,
+    pair_at,
+    states_of,
+    tops_of,
+)
 from .columns import lanes_pair
 from .in_step import kept_nowhere
-from .jit import inlined, piece
+from .jit import inlined
 from .loss_numbers import row_numbers
 from .losses import opened, smoothing_sum, target_logit, weight_of, write_gradient, write_zeros
 from .memory import load, number, put, store
@@ -43,15 +59,15 @@ def asked_for(like, rooms, place):
 
 
 @inlined
-def no_gradient(like, x, kept, out, count, state, shape, a, at_target, factor, extra, rooms):
+def no_factors(like, state, a, at_target, factor, extra, rooms):
     return None
 
 
 @inlined
-def whole_gradient(like, x, kept, out, count, state, shape, a, at_target, factor, extra, rooms):
-    """The gradients of the rows: ``a * p - smooth * w``, the target's entry apart, nothing where ignored."""
-    _, _, weights, terms, scale = opened(extra)
-    n, numbers, asked = x.shape[1], rooms.numbers, rooms.asked
+def factors(like, state, a, at_target, factor, extra, rooms):
+    """Keep what the gradients of the rows are made of: ``a * p - smooth * w``, and the target's entry."""
+    terms, numbers, asked = opened(extra)[3], rooms.numbers, rooms.asked
+    shape = frames_kept(like, numbers)
     q, rest = factor_of_state(like, state, wide(shape.peak), wide(shape.lost))
     high, low = lanes_pair(like, *product(q, rest, a * factor, 0.0))
     smooth = terms[1] * factor
@@ -59,27 +75,30 @@ def whole_gradient(like, x, kept, out, count, state, shape, a, at_target, factor
     keep_numbers(numbers, SHIFTED, narrow(like, 0.0 - smooth))
     keep_numbers(asked, ENTRY, at_target * factor)
     keep_numbers(asked, SMOOTH, smooth)
-    for k in range(count):
-        label = np.int64(number(asked, (0, LABEL, k)))
-        if label < 0:
-            write_zeros(like, x, out, k, 0, n, None)
-            continue
-        multiple = *pair_at(like, numbers, k), number_at(like, numbers, SHIFTED, k)
-        of_row = Terms(kept, frame_at(like, numbers, k), scale, None)
-        write_gradient(like, x, out, k, 0, n, of_row, multiple, number(asked, (0, SMOOTH, k)), weights)
-        put(out, (k, label), number(asked, (0, ENTRY, k)))
 
 
-def over_losses(kept_in, gradient):
-    """The work on some rows, at most as many as lanes."""
+@inlined
+def write_nothing(like, x, out, row, count, extra, rooms):
+    return None
 
-    @piece
-    def work(like, x, out, row, count, extra, rooms):
-        table, more, _, terms, scale = opened(extra)
+
+def stages(kept_in: Any, factors: Any) -> tuple[Any, Any, Any]:
+    """What is found, added up and settled; gradients are made of what `factors` keep."""
+
+    @inlined
+    def find(like, x, out, row, count, extra, rooms):
         top = tops_of(like, x, count, rooms)
         ask(like, x, row, count, extra, rooms)
-        kept = kept_in(out)
-        state, shape = states_of(like, x, kept, top, count, scale, rooms, exact_sum(like))
+        find_frames(like, x, top, count, opened(extra)[4], rooms)
+
+    @inlined
+    def add_up(like, x, out, row, count, extra, rooms):
+        lane_sums_of(like, x, kept_in(out), count, opened(extra)[4], rooms, exact_sum(like))
+
+    @inlined
+    def settle(like, x, out, row, count, extra, rooms):
+        table, more, _, terms, scale = opened(extra)
+        state = states_of(like, count, scale, rooms)
         loss, lse, a, at_target = row_numbers(
             state,
             asked_for(like, rooms, TARGET_LOGIT),
@@ -94,10 +113,26 @@ def over_losses(kept_in, gradient):
             store(more, (row, 0), lse, count)
         ignored = asked_for(like, rooms, LABEL) < 0.0
         store(table, (row, 0), select(ignored, full(loss, 0.0), loss), count)
-        gradient(like, x, kept, out, count, state, shape, a, at_target, factor, extra, rooms)
+        factors(like, state, a, at_target, factor, extra, rooms)
 
-    return work
+    return find, add_up, settle
 
 
-loss_batch = over_losses(kept_nowhere, no_gradient)
-loss_with_gradient_batch = over_losses(terms_kept_in, whole_gradient)
+@inlined
+def write_gradients(like, x, out, row, count, extra, rooms):
+    """The gradients of the rows, the target's entry apart, nothing where ignored."""
+    _, _, weights, _, scale = opened(extra)
+    n, numbers, asked, kept = x.shape[1], rooms.numbers, rooms.asked, terms_kept_in(out)
+    for k in range(count):
+        label = np.int64(number(asked, (0, LABEL, k)))
+        if label < 0:
+            write_zeros(like, x, out, k, 0, n, None)
+            continue
+        multiple = *pair_at(like, numbers, k), number_at(like, numbers, SHIFTED, k)
+        of_row = Terms(kept, frame_at(like, numbers, k), scale, None)
+        write_gradient(like, x, out, k, 0, n, of_row, multiple, number(asked, (0, SMOOTH, k)), weights)
+        put(out, (k, label), number(asked, (0, ENTRY, k)))
+
+
+loss_batch = in_stages(*stages(kept_nowhere, no_factors), write_nothing)
+loss_with_gradient_batch = in_stages(*stages(terms_kept_in, factors), write_gradients)

@@ -29,6 +29,7 @@ from .in_step import TERMS, in_step, kept_nowhere, the_maximum, worth_pipelining
 from .jit import by_type, inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
 from .loss_numbers import row_numbers
+from .maxima import row_top
 from .memory import load, number, put
 from .online import frame
 from .past import put_past
@@ -38,7 +39,7 @@ from .simd import doubles, fma, full, is_single, narrow, wide, width
 from .state import factor_of_state, product
 from .sums import Exact, across, add, empty_sum, exact_sum, lanes_in, times, whole
 from .views import lanes_of, scratch
-from .visits import no_result, row_top, scalar, three_visits, write_nothing
+from .visits import no_result, scalar, three_visits, write_nothing
 from .writes import Terms, along, normal, probability_of_kept, spread, terms_at, terms_kept_in, write_probabilities
 
 
@@ -305,7 +306,7 @@ def over_losses(room, gradient, of_long, zeros, faster):
         table, _, weights, terms, scale = opened(extra)
         row, kept = next_row(x, out, first, last, extra), room(out)
         if n > SHORT_ROW:
-            tops = scratch(doubles(0.0), MOST_BLOCKS)
+            tops = scratch(doubles(0.0), 1, MOST_BLOCKS)
             while row < last:
                 x_t = target_logit(x, row, number(table, (row, 0)))
                 smoothing = smoothing_before(like, x, row, weights, terms[1])

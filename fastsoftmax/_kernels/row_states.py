@@ -14,13 +14,14 @@ from numba.core import types
 
 from .jit import by_type, inlined, piece
 from .lengths import BLOCK, SHORT_ROW
+from .maxima import row_top
 from .memory import load, number, put
 from .online import frame, is_near, scaled, without_shift
 from .shuffles import rotate
 from .simd import doubles, full, is_single, select, width
 from .state import at_infinity, factor_of_block, finite_rest, log_total, merge, others
 from .sums import empty_sum
-from .visits import row_sum, row_top, scalar
+from .visits import row_sum, scalar
 from .writes import Terms
 
 

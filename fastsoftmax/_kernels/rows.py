@@ -18,6 +18,7 @@ from .in_step import (
 )
 from .jit import inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
+from .maxima import row_top
 from .memory import store
 from .online import frame, is_near, left_out, without_shift
 from .row_states import nan_of, over_terms, refined, row_state, state_of_sums
@@ -25,7 +26,7 @@ from .simd import doubles, full
 from .state import factor_of, log_others, log_total, with_tops
 from .sums import empty_sum
 from .views import lanes_of, scratch
-from .visits import no_result, row_sum, row_top, scalar, three_visits, write_nothing
+from .visits import no_result, row_sum, scalar, three_visits, write_nothing
 from .writes import (
     Terms,
     log_softmax_at,
@@ -104,7 +105,7 @@ def softmax_rows(x, out, first, last, scale):
     if x.shape[1] <= SHORT_ROW:
         softmax_short_rows(x, out, first, last, scale)
         return
-    kept, tops = terms_kept_in(out), scratch(doubles(0.0), MOST_BLOCKS)
+    kept, tops = terms_kept_in(out), scratch(doubles(0.0), 1, MOST_BLOCKS)
     for row in range(first, last):
         state = row_state(like, x, kept, tops, row, scale, empty_sum(like))
         write_long_row(like, x, out, kept, tops, 0, row, 0, x.shape[1], state, scale, None)

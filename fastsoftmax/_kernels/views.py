@@ -95,27 +95,28 @@ def address(typingctx, array):
 
 
 @intrinsic(prefer_literal=True)
-def scratch(typingctx, like, rows):
-    """A view ``[0, row, lane]`` of a literal number of vectors like `like` on the stack of the calling loop."""
-    if not isinstance(like, VectorType) or not isinstance(rows, types.IntegerLiteral):
+def scratch(typingctx, like, groups, rows):
+    """A view ``[group, row, lane]`` of a literal number of vectors like `like` on the stack of the calling loop."""
+    literals = isinstance(groups, types.IntegerLiteral) and isinstance(rows, types.IntegerLiteral)
+    if not literals or not isinstance(like, VectorType):
         return None
     made = ViewType(like.element, 3)
-    count = rows.literal_value
+    counts = groups.literal_value, rows.literal_value
 
     def codegen(context, builder, sig, args):
         vector = _llvm(like)
         size = _item_bytes(like.element) * like.lanes
-        place = cgutils.alloca_once(builder, vector, size=count)
+        place = cgutils.alloca_once(builder, vector, size=counts[0] * counts[1])
         word = ir.IntType(64)
         target = cgutils.create_struct_proxy(made)(context, builder)
         target.data = builder.bitcast(place, target.data.type)
-        shape = [word(1), word(count), word(like.lanes)]
-        strides = [word(size * count), word(size), word(size // like.lanes)]
+        shape = [word(counts[0]), word(counts[1]), word(like.lanes)]
+        strides = [word(size * counts[1]), word(size), word(size // like.lanes)]
         target.shape = cgutils.pack_array(builder, shape)
         target.strides = cgutils.pack_array(builder, strides)
         return target._getvalue()
 
-    return made(like, rows), codegen
+    return made(like, groups, rows), codegen
 
 
 @intrinsic(prefer_literal=True)

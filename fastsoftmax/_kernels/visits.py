@@ -1,4 +1,4 @@
-"""The visits of a row of contiguous classes ``x[row, class]``: its maximum and its sum; `writes` has the third.
+"""The visits of a row of contiguous classes ``x[row, class]``: its sum, also in step with those of `maxima`, `writes`.
 
 Vectors go four abreast, for a sum of four is what `online` defines and enough to fill the pipelines; halves of four
 where registers are few. What is left at the end of a row goes one by one, with the lanes beyond it switched off.
@@ -12,10 +12,11 @@ import numpy as np
 from numba.core import types
 
 from .jit import by_type, inlined
+from .maxima import largest, more_tops, top_of_four
 from .memory import ask_for, is_far, load, store
 from .online import Frame, bigger
 from .past import LINED, store_past, until_line
-from .shuffles import abreast, any_lane, first_half, lane, lanes_true, part, rarely, repeated, rotate, side_by_side
+from .shuffles import abreast, any_lane, first_half, lane, lanes_true, part, rarely, repeated, side_by_side
 from .simd import HalfType, full, select, width
 from .sums import across, add, any_reaches, beside, empty_sum, part_of, term_and_summand, together, without
 from .target import has_avx512
@@ -26,66 +27,6 @@ from .views import anew
 def scalar(v):
     """The first lane, in float64."""
     return np.float64(lane(v, 0))
-
-
-@inlined
-def largest(v):
-    """The largest lane, in every lane."""
-    if width(v) == 16:
-        v = bigger(rotate(v, 8), v)
-    v = bigger(rotate(v, 4), v)
-    v = bigger(rotate(v, 2), v)
-    return bigger(rotate(v, 1), v)
-
-
-@inlined
-def row_top(like, x, row, start, stop):
-    """The maximum of ``x[row, start:stop]`` in every lane; NaN counts for nothing, no element gives -inf."""
-    return largest(lane_tops(like, x, row, start, stop))
-
-
-@inlined
-def lane_tops(like, x, row, start, stop):
-    """The same, with a maximum in each lane."""
-    return more_tops(like, x, row, start, stop, full(like, -np.inf))
-
-
-@inlined
-def more_tops(like, x, row, start, stop, a):
-    """The maxima `a` with those of some more classes."""
-    w, none = width(like), full(like, -np.inf)
-    b, c, d = none, none, none
-    j = start
-    while j + 4 * w <= stop:
-        ask_for(like, x, row, j, False)
-        a = bigger(load(like, x, (row, j), None, 0.0), a)
-        b = bigger(load(like, x, (row, j + w), None, 0.0), b)
-        c = bigger(load(like, x, (row, j + 2 * w), None, 0.0), c)
-        d = bigger(load(like, x, (row, j + 3 * w), None, 0.0), d)
-        j += 4 * w
-    a = top_tail(like, x, row, j, stop, a)
-    return bigger(bigger(a, b), bigger(c, d))
-
-
-@inlined
-def top_tail(like, x, row, start, stop, top):
-    """The maxima of what is left of a row, fewer than four vectors."""
-    w = width(like)
-    if stop - start == 2 * w:
-        v = load(abreast(like, 2), x, (row, start), None, 0.0)
-        return bigger(bigger(part(v, 0, like), part(v, 1, like)), top)
-    if stop - start > 3 * w:
-        return bigger(top_of_four(like, load(abreast(like, 4), x, (row, start), stop - start, -np.inf)), top)
-    if stop - start > 2 * w:
-        top = bigger(load(like, x, (row, start + 2 * w), stop - start - 2 * w, -np.inf), top)
-        v = load(abreast(like, 2), x, (row, start), None, 0.0)
-        return bigger(bigger(part(v, 0, like), part(v, 1, like)), top)
-    if stop - start > w:
-        v = load(abreast(like, 2), x, (row, start), stop - start, -np.inf)
-        return bigger(bigger(part(v, 0, like), part(v, 1, like)), top)
-    if stop > start:
-        return bigger(load(like, x, (row, start), stop - start, -np.inf), top)
-    return top
 
 
 @by_type
@@ -148,11 +89,6 @@ def sum_of_two(total, like, terms):
 def sum_of_four(total, like, terms):
     last = together(total, part_of(terms, 2, like), part_of(terms, 3, like))
     return together(total, sum_of_two(total, like, terms), last)
-
-
-@inlined
-def top_of_four(like, v):
-    return bigger(bigger(part(v, 0, like), part(v, 1, like)), bigger(part(v, 2, like), part(v, 3, like)))
 
 
 def step_of_four(result: Any) -> Any:
@@ -264,25 +200,6 @@ visit4 = step_of_four(no_result)
 
 
 @inlined
-def row_sum(like, x, out, top, row, start, stop, shape, scale, empty):
-    """The sum of the terms of ``x[row, start:stop]`` that are not its maximum, and how many are."""
-    total, tops = more_sums(like, x, out, top, row, start, stop, shape, scale, empty, 0)
-    number, rest = across(like, total)
-    return number, rest, np.float64(tops)
-
-
-@inlined
-def more_sums(like, x, out, top, row, start, stop, shape, scale, total, tops):
-    """A sum, still in its lanes, with some more classes, and `tops` with how many of them are the maximum."""
-    w, j = width(like), start
-    while j + 4 * w <= stop:
-        ask_for(like, out, row, j, True)
-        total, tops = visit4(like, x, out, x, None, top, row, row, j, 0, None, shape, scale, None, total, tops, False)
-        j += 4 * w
-    return sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
-
-
-@inlined
 def visit1(like, x, out, top, row, j, count, shape, scale, total):
     """What one vector of terms adds without those of the maximum, and how many those are."""
     v, terms = visit(like, x, out, row, j, count, shape, scale, total)
@@ -297,13 +214,55 @@ def visit2(like, x, out, top, row, j, count, shape, scale, total):
 
 
 @inlined
+def more_sums(like, x, out, top, row, start, stop, shape, scale, total, tops):
+    """A sum, still in its lanes, with some more classes, and `tops` with how many of them are the maximum."""
+    w, j = width(like), start
+    while j + 4 * w <= stop:
+        ask_for(like, out, row, j, True)
+        total, tops = visit4(like, x, out, x, None, top, row, row, j, 0, None, shape, scale, None, total, tops, False)
+        j += 4 * w
+    if stop - j > 3 * w:
+        left = stop - j
+        return visit4(like, x, out, x, None, top, row, row, j, 0, left, shape, scale, None, total, tops, False)
+    return sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
+
+
+@by_type
+def sums_of_few(like, x, out, top, row, stop, shape, scale, total):
+    """The same of a whole row of few vectors.
+
+    Four of them hold the maximum too often for a branch to be foreseen; without AVX-512 it spares registers.
+    """
+    if not has_avx512():
+        return lambda like, x, out, top, row, stop, shape, scale, total: more_sums(
+            like, x, out, top, row, 0, stop, shape, scale, total, 0
+        )
+
+    def without_branch(like, x, out, top, row, stop, shape, scale, total):
+        w, j, tops = width(like), 0, 0
+        while j + 4 * w <= stop:
+            total, tops = add_four(like, x, out, top, row, j, None, shape, scale, total, tops)
+            j += 4 * w
+        if stop - j > 3 * w:
+            return add_four(like, x, out, top, row, j, stop - j, shape, scale, total, tops)
+        return sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
+
+    return without_branch
+
+
+@inlined
+def add_four(like, x, out, top, row, j, count, shape, scale, total, tops):
+    """Add four vectors of terms but those of the maximum, which are counted."""
+    terms, equal = visit1(abreast(like, 4), x, out, top, row, j, count, shape, scale, total)
+    return add(total, sum_of_four(total, like, terms)), tops + equal
+
+
+@inlined
 def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
-    """The sum with what is left of a row, fewer than four vectors."""
+    """The sum with what is left of a row, up to three vectors."""
     w, left = width(like), stop - j
     if left <= 0:
         return total, tops
-    if left > 3 * w:
-        return visit4(like, x, out, x, None, top, row, row, j, 0, left, shape, scale, None, total, tops, False)
     if left > 2 * w:
         two, equal = visit2(like, x, out, top, row, j, None, shape, scale, total)
         third, too = visit1(like, x, out, top, row, j + 2 * w, left - 2 * w, shape, scale, total)
@@ -316,6 +275,14 @@ def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
     else:
         two, equal = visit2(like, x, out, top, row, j, left, shape, scale, total)
     return add(total, two), tops + equal
+
+
+@inlined
+def row_sum(like, x, out, top, row, start, stop, shape, scale, empty):
+    """The sum of the terms of ``x[row, start:stop]`` that are not its maximum, and how many are."""
+    total, tops = more_sums(like, x, out, top, row, start, stop, shape, scale, empty, 0)
+    number, rest = across(like, total)
+    return number, rest, np.float64(tops)
 
 
 @inlined

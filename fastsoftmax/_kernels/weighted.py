@@ -10,6 +10,7 @@ import numpy as np
 
 from .elementary import log_pair, two_sum
 from .jit import inlined, piece
+from .maxima import row_top
 from .memory import load, store
 from .online import frame, term
 from .row_states import nan_in
@@ -17,7 +18,7 @@ from .shuffles import any_lane
 from .simd import doubles, fma, full, select, width
 from .state import shrink_of
 from .sums import across, add, empty_sum
-from .visits import row_top, scalar
+from .visits import scalar
 
 _LN2, _LN2_REST = 0.6931471805599453, 2.3190468138462996e-17
 
