@@ -221,9 +221,6 @@ def more_sums(like, x, out, top, row, start, stop, shape, scale, total, tops):
         ask_for(like, out, row, j, True)
         total, tops = visit4(like, x, out, x, None, top, row, row, j, 0, None, shape, scale, None, total, tops, False)
         j += 4 * w
-    if stop - j > 3 * w:
-        left = stop - j
-        return visit4(like, x, out, x, None, top, row, row, j, 0, left, shape, scale, None, total, tops, False)
     return sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops)
 
 
@@ -259,10 +256,12 @@ def add_four(like, x, out, top, row, j, count, shape, scale, total, tops):
 
 @inlined
 def sum_tail(like, x, out, top, row, j, stop, shape, scale, total, tops):
-    """The sum with what is left of a row, up to three vectors."""
+    """The sum with what is left of a row, fewer than four vectors."""
     w, left = width(like), stop - j
     if left <= 0:
         return total, tops
+    if left > 3 * w:
+        return visit4(like, x, out, x, None, top, row, row, j, 0, left, shape, scale, None, total, tops, False)
     if left > 2 * w:
         two, equal = visit2(like, x, out, top, row, j, None, shape, scale, total)
         third, too = visit1(like, x, out, top, row, j + 2 * w, left - 2 * w, shape, scale, total)
