@@ -219,6 +219,24 @@ def test_a_batch_of_one_is_the_row_of_a_batch(classes: int, dtype: Any, rng: np.
             np.testing.assert_array_equal(as_column[:, 0], outputs[name][row])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [3, 17, 33, 64, 100, 129, 500])
+def test_a_row_of_huge_logits_leaves_others_as_they_are(classes: int, dtype: Any, rng: np.random.Generator) -> None:
+    """Its terms are taken as distances from its maximum, and perhaps those of all rows that go with it."""
+    x, labels = rng.normal(0, 4, (70, classes)).astype(dtype), rng.integers(0, classes, 70)
+    huge = x.copy()
+    huge[5] *= 1e7
+    others = np.arange(70) != 5
+    for name in OPERATIONS[:3]:
+        of_all = getattr(fastsoftmax, name)(huge, axis=-1)
+        np.testing.assert_array_equal(of_all[others], getattr(fastsoftmax, name)(x, axis=-1)[others])
+        np.testing.assert_array_equal(of_all[5], getattr(fastsoftmax, name)(huge[5]))
+    loss, gradient = fastsoftmax.cross_entropy_with_grad(huge, labels, reduction="none")
+    expected, slopes = fastsoftmax.cross_entropy_with_grad(x, labels, reduction="none")
+    np.testing.assert_array_equal(loss[others], expected[others])
+    np.testing.assert_array_equal(gradient[others], slopes[others])
+
+
 @pytest.mark.parametrize("name", OPERATIONS[3:])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ BATCH_VECTORS = 15
 FEW_VECTORS = 8
 # As many rows as lanes are a group. Two of them in step overlap what each waits for, of rows of up to so many vectors,
 # which stay in the first cache (Zen 5: softmax of 32 classes 0.89 of the time, 64 0.97, 100 0.95, log_softmax 0.92 to
-# 1.02, log-sum-exp 0.95; losses, which have more to keep, 1.03 to 1.3, and so go one group at a time).
+# 1.02, log-sum-exp 0.95; losses, which have more to keep, 1.0 to 1.3, and so go one group at a time).
 GROUPS, GROUPED_VECTORS = 2, 8
 
 # Up to so many vectors a row, as many rows as lanes go faster at once (measured on Emerald Rapids, in cycles a vector:
