@@ -50,18 +50,23 @@ def loss_of(w_t, spread_out, terms, nll, log, lse):
         missed, smooth, total_weight, z, _, _ = terms
         share, share_lost = product(*two_sum(1.0, 0.0 - missed), w_t, 0.0)
         loss, lost = product(share, share_lost, *nll)
-        if smooth != 0.0 or z != 0.0:
+        if smooth != 0.0:
             of_log, log_lost = product(total_weight, 0.0, *log)
             smoothed, smoothed_lost = two_sum(spread_out[0], of_log)
             smoothed_lost = plus(smoothed_lost + log_lost, spread_out[1])
-            smoothed, smoothed_lost = product(smooth, 0.0, smoothed, smoothed_lost)
-            penalty, penalty_lost = penalty_of(z, w_t, lse)
-            smoothed, more_lost = two_sum(smoothed, penalty)
-            loss, lost_last = two_sum(loss, smoothed)
-            lost = (lost + lost_last) + ((smoothed_lost + penalty_lost) + more_lost)
+            loss, lost = sum_of_pairs(loss, lost, *product(smooth, 0.0, smoothed, smoothed_lost))
+        if z != 0.0:  # else the square of a huge one is no number
+            loss, lost = sum_of_pairs(loss, lost, *penalty_of(z, w_t, lse))
         return whole(loss, lost)
 
     return in_pairs
+
+
+@inlined
+def sum_of_pairs(a, a_rest, b, b_rest):
+    """The sum of two pairs, as a pair."""
+    s, lost = two_sum(a, b)
+    return s, lost + (a_rest + b_rest)
 
 
 @inlined

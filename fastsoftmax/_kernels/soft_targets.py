@@ -15,7 +15,7 @@ import numpy as np
 
 from .elementary import exp_and_others, exp_pair, log_pair, two_sum
 from .jit import inlined, piece
-from .loss_numbers import log_distance, penalty_of
+from .loss_numbers import log_distance, penalty_of, sum_of_pairs
 from .losses import weighed
 from .memory import load, number, put, store
 from .objects import extent, seen_as
@@ -90,9 +90,9 @@ def soft_row(x, y, table, more, weights, terms, scale, row, gradient):
         value, h, _, _ = parts(like, x, y, weights, row, j, n - j, of_row, terms, scale)
         loss, slopes = add(loss, value), add(slopes, h)
     total, rest = across(like, loss)
-    penalty, penalty_rest = penalty_of(terms[3], max(mass, 0.0), lse)
-    total, lost = two_sum(total, penalty)
-    put(table, (row, 0), 0.0 if ignored else whole(total, (rest + penalty_rest) + lost) + (m - m))
+    if terms[3] != 0.0:  # else the square of a huge one is no number
+        total, rest = sum_of_pairs(total, rest, *penalty_of(terms[3], max(mass, 0.0), lse))
+    put(table, (row, 0), 0.0 if ignored else whole(total, rest) + (m - m))
     if gradient:
         total, rest = across(like, slopes)
         pull = (total + rest) - 2.0 * terms[3] * max(mass, 0.0) * lse[0]
