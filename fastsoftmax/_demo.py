@@ -289,8 +289,8 @@ def comparison_table(comparisons: Sequence[Comparison], shape: tuple[int, ...]) 
     for row in comparisons:
         table.add_row(
             row.name,
-            f"{row.seconds * 1e3:.3f} ms",
-            f"{row.numpy_seconds * 1e3:.3f} ms",
+            f"{row.seconds * 1e3:.4f} ms",
+            f"{row.numpy_seconds * 1e3:.4f} ms",
             f"{row.numpy_seconds / row.seconds:.1f}",
             f"{row.error:.2f} ulp",
             f"{row.numpy_error:.2f} ulp",
