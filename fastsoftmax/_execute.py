@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ._kernels.loops import (
     ROWS_OF_BLOCKS,
     SMALL_COLUMN_KERNELS,
     SMALL_KERNELS,
+    SMOOTHING_OF_ROWS,
     SOFT_TARGETS,
     SUM,
     WEIGHTED,
@@ -38,7 +39,8 @@ from ._kernels.small import OTHER as OTHER
 from ._machine import get_num_threads as get_num_threads
 from ._machine import set_num_threads as set_num_threads
 from ._machine import threads as threads
-from ._plan import Plan
+from ._plan import LOSSES, Plan
+from ._threads import Work
 from ._threads import each as each
 from ._threads import threading_layer as threading_layer
 
@@ -51,6 +53,19 @@ def _rounds(size: int) -> int:
     return max(1, -(-size // PIECE))
 
 
+class Split(NamedTuple):
+    """The launches of long rows whose blocks are shared out, which go through them so often."""
+
+    shape: tuple[int, ...]
+    writes_all: bool  # or but a number of each row
+    numbers: int  # of a block's state
+    before: Work | None  # for label smoothing
+    states: Work
+    between: Work | None
+    last: Work | None
+    rounds: int
+
+
 def repeat(call: Hashable, *arguments: Any) -> Any:
     """Do what `run` or `run_loss` did for a call of this name before, if it takes no question; None if it does.
 
@@ -60,28 +75,47 @@ def repeat(call: Hashable, *arguments: Any) -> Any:
     """
     team = _threads.team
     work = team.ready.get(call)
+    if type(work) is Split:
+        return _split_again(work, *arguments)
     return None if work is None else team.result_of(work, arguments)
 
 
-def _launch(
-    kernel: Loop,
-    dtype: str,
-    scaled: bool,
-    tasks: int,
-    cost_ns: float,
-    *arguments: Any,
-    rounds: int = 1,
-    call: Hashable = None,
-) -> None:
-    """All tasks of a kernel, which take one thread so long; for each of the rounds there are so many."""
-    code, team = kernel.compiled(dtype, scaled), _threads.team
-    shape = kernel.anywhere if call is None else arguments[0].shape
+def _split_again(split: Split, x: np.ndarray, out: np.ndarray, extra: Any, *labels: Any) -> bool | None:
+    """Carry out a split on arrays that others may know; None for what takes a question, as labels do."""
+    if (labels and labels[0].size) or not _threads.team.at_hand(split.states.threads):
+        return None
+    place = out.reshape(split.shape) if split.writes_all else out
+    more = extra.reshape(split.shape) if isinstance(extra, np.ndarray) else extra
+    _in_launches(split, x.reshape(split.shape), place, more)
+    return True
+
+
+def _in_launches(split: Split, x: np.ndarray, out: np.ndarray, extra: Any) -> None:
+    """The same on arrays that are nobody's else."""
+    states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), split.numbers))
+    if split.before is not None and extra[4]:
+        _launch(split.before, x, states, extra)
+    _launch(split.states, x, x if split.last is None else out, states, extra, rounds=split.rounds)
+    if split.between is not None:
+        _launch(split.between, x, states, extra)
+    if split.last is not None:
+        _launch(split.last, x, out, states, extra, rounds=split.rounds)
+
+
+def _work(
+    kernel: Loop, dtype: str, scaled: bool, tasks: int = 1, cost_ns: float = 0.0, shape: tuple[int, ...] | None = None
+) -> Work:
+    """The tasks of a kernel, which take one thread so long; of the `shape` they were planned for, if that is asked."""
     tasks = min(tasks, _threads.MOST_TASKS)
-    count = min(tasks, get_num_threads())
+    anywhere = kernel.anywhere if shape is None else shape
+    return Work(kernel.compiled(dtype, scaled), anywhere, tasks, min(tasks, get_num_threads()), cost_ns)
+
+
+def _launch(work: Work, *arguments: Any, rounds: int = 1) -> None:
+    """All tasks of some work; for each of the rounds there are so many."""
+    code, shape, tasks, count, cost_ns = work
+    team = _threads.team
     if rounds == 1 and team.at_hand(count):
-        work = _threads.Work(code, shape, tasks, count, cost_ns)
-        if call is not None:
-            team.remember(call, work)
         team.result_of(work, arguments)
         return
     total = tasks * rounds
@@ -102,6 +136,12 @@ def _launch(
         _threads.each(part, tasks, count)
 
 
+def _remember(call: Hashable, work: Work | Split, threads: int, rounds: int) -> None:
+    """For `repeat`: what takes one round, if it has a name and the threads that it takes are at hand."""
+    if call is not None and rounds == 1 and _threads.team.at_hand(threads):
+        _threads.team.remember(call, work)
+
+
 # -- the plans
 # ---------------------------------------------------------------------------------------------
 
@@ -111,16 +151,39 @@ def run(plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any = None, call: Has
 
     `call` names all that the plan was made of, for `repeat`.
     """
-    scaled = extra is not None
     plan, rounds = _cut(plan, x)
-    kernel = KERNELS[plan.operation][plan.kernel]
     if plan.kernel == "split":
-        states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 3))
-        first = BLOCK_STATES[plan.operation]
-        _launch(first, plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, states, extra, rounds=rounds)
-        _launch(kernel, plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, states, extra, rounds=rounds)
+        _run_split(plan, x, out, extra, extra is not None, rounds, call)
     else:
-        _launch(kernel, plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, extra, rounds=rounds, call=call)
+        _run_once(plan, (x, out, extra), extra is not None, rounds, call)
+
+
+def _run_once(plan: Plan, arguments: tuple[Any, ...], scaled: bool, rounds: int, call: Hashable) -> None:
+    """Carry out a plan that is one launch."""
+    shape = None if call is None else arguments[0].shape
+    work = _work(KERNELS[plan.operation][plan.kernel], plan.dtype, scaled, plan.tasks, plan.cost_ns, shape)
+    _remember(call, work, work.threads, rounds)
+    _launch(work, *arguments, rounds=rounds)
+
+
+def _run_split(
+    plan: Plan, x: np.ndarray, out: np.ndarray, extra: Any, scaled: bool, rounds: int, call: Hashable
+) -> None:
+    """Carry out a plan that is several."""
+    operation, dtype, last = plan.operation, plan.dtype, KERNELS[plan.operation].get("split")
+    is_loss = operation in LOSSES
+    split = Split(
+        shape=x.shape,
+        writes_all=last is not None and out.shape == x.shape,
+        numbers=7 if is_loss else 3,
+        before=_work(SMOOTHING_OF_ROWS, dtype, scaled) if is_loss else None,
+        states=_work(BLOCK_STATES[operation], dtype, scaled, plan.tasks, plan.cost_ns),
+        between=_work(ROWS_OF_BLOCKS, dtype, scaled) if is_loss else None,
+        last=None if last is None else _work(last, dtype, scaled, plan.tasks, plan.cost_ns),
+        rounds=rounds,
+    )
+    _remember(call, split, split.states.threads, rounds)
+    _in_launches(split, x, out, extra)
 
 
 def _cut(plan: Plan, x: np.ndarray) -> tuple[Plan, int]:
@@ -139,24 +202,12 @@ def run_loss(
     plan: Plan, x: np.ndarray, out: np.ndarray, numbers: tuple[Any, ...], scale: Any, call: Hashable = None
 ) -> None:
     """Carry out the plan of a loss; `out` is the gradient's place or, without one, the first of `numbers`."""
-    scaled = scale is not None
     extra = numbers if scale is None else (*numbers, *scale)
-    kernels = KERNELS[plan.operation]
     plan, rounds = _cut(plan, x)
     if plan.kernel == "split":
-        states = np.empty((x.shape[0], -(-x.shape[1] // BLOCK), 7))
-        first = BLOCK_STATES[plan.operation]
-        _launch(first, plan.dtype, scaled, plan.tasks, plan.cost_ns, x, x, states, scale, rounds=rounds)
-        _launch(ROWS_OF_BLOCKS, plan.dtype, scaled, 1, 0.0, x, states, extra)
-        if "split" in kernels:
-            _launch(
-                kernels["split"], plan.dtype, scaled, plan.tasks, plan.cost_ns, x, out, states, extra, rounds=rounds
-            )
+        _run_split(plan, x, out, extra, scale is not None, rounds, call)
     else:
-        arguments = x, out, extra, *NO_LABELS
-        _launch(
-            kernels[plan.kernel], plan.dtype, scaled, plan.tasks, plan.cost_ns, *arguments, rounds=rounds, call=call
-        )
+        _run_once(plan, (x, out, extra, *NO_LABELS), scale is not None, rounds, call)
 
 
 def run_soft_targets(x: np.ndarray, y: np.ndarray, extra: tuple[Any, ...], scale: Any, gradient: bool) -> None:
@@ -179,10 +230,11 @@ def read_labels(labels: np.ndarray, table: np.ndarray, classes: int, ignored: in
         return few
     tasks, rounds = min(get_num_threads(), _threads.MOST_TASKS), _rounds(len(labels))
     found = np.empty((tasks * rounds, 3), np.int64)
-    call = (READ_LABELS, tasks) if rounds == 1 else None
-    arguments = labels, table, found, (classes, ignored)
-    if call is None or repeat(call, *arguments) is None:
-        _launch(READ_LABELS, "float64", False, tasks, len(labels) * LABEL_NS, *arguments, rounds=rounds, call=call)
+    call, arguments = (READ_LABELS, tasks), (labels, table, found, (classes, ignored))
+    if rounds > 1 or repeat(call, *arguments) is None:
+        work = _work(READ_LABELS, "float64", False, tasks, len(labels) * LABEL_NS)
+        _remember(call, work, work.threads, rounds)
+        _launch(work, *arguments, rounds=rounds)
     parts = found.tolist()
     bad, label, count = parts[0]
     for other, wrong, more in parts[1:]:
@@ -227,7 +279,7 @@ small_columns = {operation: _SmallCode(kernel) for operation, kernel in SMALL_CO
 
 def run_weighted(a: np.ndarray, out: np.ndarray, b: np.ndarray) -> None:
     """``out[row] = log|s|, sign(s)`` with ``s = sum(b * exp(a))`` over float64 rows."""
-    _launch(WEIGHTED, "float64", True, 1, 0.0, a, out, b)
+    _launch(_work(WEIGHTED, "float64", True), a, out, b)
 
 
 def compile_all(dtypes: tuple[str, ...]) -> None:
@@ -242,6 +294,7 @@ def compile_all(dtypes: tuple[str, ...]) -> None:
             *BLOCK_STATES.values(),
             *loops,
             ROWS_OF_BLOCKS,
+            SMOOTHING_OF_ROWS,
         ):
             kernel.compiled(dtype)
     for kernel in (READ_FEW_LABELS, READ_LABELS, SUM, SOFT_TARGETS, CAP):

@@ -75,7 +75,7 @@ class Team:
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
         self._filtered = False
         self.calling = _Calling()
-        self.ready: dict[Hashable, Work] = {}  # what was done before
+        self.ready: dict[Hashable, Any] = {}  # what was done before, for `_execute`
         self.layer = "none yet"
 
     def prange_is_safe(self) -> bool:
@@ -122,7 +122,7 @@ class Team:
         """
         return count == 1 or self.calling.had.count == count == numba_parallel.NUM_THREADS
 
-    def remember(self, call: Hashable, work: Work) -> None:
+    def remember(self, call: Hashable, work: Any) -> None:
         """Keep what carries out a call of this kind with no more questions."""
         if len(self.ready) >= MOST_REMEMBERED:
             self.ready.clear()
@@ -133,18 +133,19 @@ class Team:
         code, shape, tasks, count, cost_ns = work
         if count == 1:
             return code(arguments, shape, 0, tasks, tasks, 0)
-        if not self.at_hand(count):
+        had = self.calling.had
+        if not had.count == count == numba_parallel.NUM_THREADS:
             return None
-        result = code(arguments, shape, 0, tasks, tasks, self.launcher_now(cost_ns))
-        self.calling.had.until = time.perf_counter()
+        result = code(arguments, shape, 0, tasks, tasks, self.launcher_now(cost_ns, had))
+        had.until = time.perf_counter()
         return result
 
-    def launcher_now(self, cost_ns: float) -> int:
+    def launcher_now(self, cost_ns: float, had: _Had) -> int:
         """What runs work that takes one thread so long: threads that are awake or worth waking, else the caller's (0).
 
         Of calls in a row the caller does so many alone as waking would have taken.
         """
-        known, had = launchers(), self.calling.had
+        known = launchers()
         in_a_row = time.perf_counter() - had.until < AWAKE
         if in_a_row and not had.alone_ns:
             return known.awake
@@ -165,7 +166,7 @@ class Team:
         most = numba_parallel.NUM_THREADS
         size = min(get_num_threads(), most)
         # Threads are started on trial right before they are launched: later there may be no memory for them any more.
-        chosen = self.launcher_now(cost_ns) if self.prange_is_safe() else None
+        chosen = self.launcher_now(cost_ns, self.calling.had) if self.prange_is_safe() else None
         if chosen is None or (chosen and not self.can_start(size)):
             yield None
             return

@@ -17,7 +17,7 @@ from test_memory import INPUT_BYTES, assert_small
 import fastsoftmax
 from fastsoftmax import cross_entropy, cross_entropy_with_grad
 from fastsoftmax._kernels.lengths import BLOCK, LANES, SHORT_ROW
-from fastsoftmax._kernels.loops import BLOCK_STATES, KERNELS, ROWS_OF_BLOCKS
+from fastsoftmax._kernels.loops import BLOCK_STATES, KERNELS, ROWS_OF_BLOCKS, SMOOTHING_OF_ROWS
 from fastsoftmax._kernels.loss_loops import NO_LABELS
 from fastsoftmax._kernels.tiles import CROWDED
 
@@ -92,12 +92,15 @@ class Problem:
         dtype, n = self.x.dtype.name, len(self.x)
         scaled, extra = self.scale is not None, self.extra((n, 1))
         states = np.full((n, -(-self.x.shape[1] // BLOCK), 7), 7.0)
-        run(BLOCK_STATES[operation], dtype, self.x, self.x, states, self.scale, tasks=tasks)
-        run(ROWS_OF_BLOCKS, dtype, self.x, states, extra, scaled=scaled)
+        # In place, where terms replace the logits.
+        x = self.x.copy()
+        run(SMOOTHING_OF_ROWS, dtype, x, states, extra, scaled=scaled)
+        run(BLOCK_STATES[operation], dtype, x, x, states, extra, tasks=tasks, scaled=scaled)
+        run(ROWS_OF_BLOCKS, dtype, x, states, extra, scaled=scaled)
         out = None
         if operation == GRADIENT:
-            out = np.full_like(self.x, 7)
-            run(KERNELS[operation]["split"], dtype, self.x, out, states, extra, tasks=tasks, scaled=scaled)
+            out = x
+            run(KERNELS[operation]["split"], dtype, x, out, states, extra, tasks=tasks, scaled=scaled)
         return self.results(out, extra)
 
     def results(self, out: Array | None, extra: tuple[Any, ...]) -> tuple[Array, ...]:

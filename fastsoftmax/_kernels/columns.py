@@ -12,8 +12,8 @@ from typing import Any
 from .jit import by_type, inlined, piece
 from .lengths import KEPT
 from .memory import load, store
+from .near_zero import FEWEST, NEAR_ZERO, NEARER, plain_columns, refined_below, size_of
 from .online import frame, left_out, scaled
-from .row_states import NEAR_ZERO
 from .shuffles import any_lane
 from .simd import fma, full, is_single, narrow, select, strands, wide
 from .state import at_infinity, factor_of, finite_rest, log_others, log_total, others, plus, with_tops
@@ -285,33 +285,44 @@ def log_softmax_at(like, seen, j, i, count, numbers, scale):
 log_softmax_columns = by_vectors(top_and_log, log_softmax_at, 3, nowhere)
 
 
-@piece
-def totals_of_doubles(like, x, i, count, scale, sums):
-    """The log-sum-exps of the columns from float64 terms."""
-    top = column_top(like, x, i, count)
+@inlined
+def totals_of_terms(like, x, top, i, count, scale, sums):
+    """The log-sum-exps of the columns from terms like `like`."""
     (m, r, rest), _ = column_states(like, x, None, top, i, count, scale, sums, empty_sum(like))
     return log_total(m, r, rest, scale)
 
 
-@by_type
-def refined_columns(like, x, totals, i, count, scale, sums):
-    """Log-sum-exps near zero once more, from float64 terms where they were float32: as `refined` of rows."""
-    if not is_single(like):
-        return lambda like, x, totals, i, count, scale, sums: totals
+@piece
+def totals_of_doubles(like, x, i, count, scale, sums):
+    return totals_of_terms(like, x, column_top(like, x, i, count), i, count, scale, sums)
 
-    def again(like, x, totals, i, count, scale, sums):
-        near = select(totals < 0.0, 0.0 - totals, totals) < NEAR_ZERO
+
+@by_type
+def column_totals(like, x, top, i, count, scale, sums):
+    """The same, once more from float64 terms where they were float32: as `refined` of rows."""
+    if not is_single(like):
+        return lambda like, x, top, i, count, scale, sums: totals_of_terms(like, x, top, i, count, scale, sums)
+
+    def refined(like, x, top, i, count, scale, sums):
+        few = x.shape[1] <= strands(like)
+        if x.shape[1] <= FEWEST and not any_lane(top - top != 0.0):
+            totals = plain_columns(like, x, top, i, count, scale)
+        else:
+            totals = totals_of_terms(like, x, top, i, count, scale, sums)
+            near = size_of(totals) < refined_below(x)
+            if few and any_lane(near):
+                totals = select(near, plain_columns(like, x, top, i, count, scale), totals)
+        near = size_of(totals) < (NEARER if few else NEAR_ZERO)
         if any_lane(near):
             return select(near, totals_of_doubles(wide(like), x, i, count, scale, sums), totals)
         return totals
 
-    return again
+    return refined
 
 
 @inlined
 def total_of_columns(like, x, kept, top, i, count, place, scale, sums, wides):
-    (m, r, rest), _ = column_states(like, x, None, top, i, count, scale, sums, empty_sum(like))
-    return (narrow(like, refined_columns(like, x, log_total(m, r, rest, scale), i, count, scale, sums)),)
+    return (narrow(like, column_totals(like, x, top, i, count, scale, sums)),)
 
 
 @inlined

@@ -216,6 +216,15 @@ def exp_normal(v):
 
 
 @inlined
+def exp_plain(v):
+    """``exp(v)`` for ``v <= 0`` in float64; ``exp(-700)`` and no less."""
+    v = select(v < -700.0, full(v, -700.0), v)
+    k, exponent = nearest_whole(v)
+    power = from_bits(bits(full(v, 1.0)) + exponent)
+    return fma(exp_near(v, None, k), power, power)
+
+
+@inlined
 def exp_and_others(v, tail):
     """``e = exp(v + tail)`` and ``1 - e``, with what that lost, for ``v <= 0`` and a tail of half an ulp in float64."""
     e, rest = exp_pair(v, tail)
@@ -258,6 +267,13 @@ def log_pair(whole, lost):
     low = low + (s * curve - square) + fma(k, _LN2_SHORT_REST, lost / whole)
     total = lead + low
     return total, (lead - total) + low
+
+
+@inlined
+def log_plain(whole):
+    """``log(whole)`` in float64 for a positive normal number."""
+    k, f, square, s, curve, _ = log_parts(whole)
+    return fma(k, _LN2, f - (square - s * curve))
 
 
 @inlined

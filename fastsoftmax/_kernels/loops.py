@@ -112,10 +112,14 @@ def over_single_blocks(work):
     return loop
 
 
-def over_rows_of_blocks(first, last, tasks, x, states, extra):
-    """What is done between the launches of a loss: row by row, on one thread."""
-    for row in range(x.shape[0]):
-        loss_blocks.row_of_blocks(view(x), states, row, view(extra))
+def over_rows_of_blocks(work):
+    """What is done before or between the launches of a loss: row by row, on one thread."""
+
+    def loop(first, last, tasks, x, states, extra):
+        for row in range(x.shape[0]):
+            work(view(x), states, row, view(extra))
+
+    return loop
 
 
 def over_blocks(work):
@@ -293,15 +297,17 @@ def _block_sums(operation: str, work: Any) -> Loop:
 
 
 _STATES = Loop("block_states", over_single_blocks(split.state_of_block), _FIRST)
-_EXACT_STATES = Loop("exact_block_states", over_single_blocks(split.exact_state_of_block), _FIRST)
+_OF_LOSS = (*_FIRST[:-1], loss(2))
 BLOCK_STATES = {
     "softmax": Loop("softmax_states", over_single_blocks(split.state_and_terms), _FIRST),
     "log_softmax": _STATES,
     "logsumexp": _STATES,
-    "cross_entropy": _EXACT_STATES,
-    "cross_entropy_with_grad": _EXACT_STATES,
+    "cross_entropy": Loop("loss_states", over_single_blocks(loss_blocks.state_of_block), _OF_LOSS),
+    "cross_entropy_with_grad": Loop("gradient_states", over_single_blocks(loss_blocks.state_and_terms), _OF_LOSS),
     "softmax_backward": _block_sums("softmax_backward", backward.softmax_backward_rows.sum_of_block),
     "log_softmax_backward": _block_sums("log_softmax_backward", backward.log_softmax_backward_rows.sum_of_block),
 }
-# Between the launches of the losses.
-ROWS_OF_BLOCKS = Loop("rows_of_blocks", over_rows_of_blocks, (array(2), numbers(3), loss(2)))
+# Before, with label smoothing, and between the launches of losses.
+_BETWEEN = (array(2), numbers(3), loss(2))
+SMOOTHING_OF_ROWS = Loop("smoothing_of_rows", over_rows_of_blocks(loss_blocks.smoothing_of_row), _BETWEEN)
+ROWS_OF_BLOCKS = Loop("rows_of_blocks", over_rows_of_blocks(loss_blocks.row_of_blocks), _BETWEEN)

@@ -11,6 +11,8 @@ what makes a row's bits independent of the layout it came in:
   (TwoSum) for float64 terms;
 * the L sums of a row are folded by halves: lane i and i + L/2, and so on.
 
+Log-sum-exps of a few classes add theirs one after the other, in float64 (`near_zero`).
+
 What comes after the sums is in `state`. A row longer than `SHORT_ROW` has a state ``(m, r)`` for each of its
 blocks, with ``sum(exp(x)) = exp(m) * (1 + r)``, merged in order (Milakov & Gimelshein, arXiv:1805.02867).
 Keeping the largest term out of `r` keeps the digits of a log-probability near zero (scipy#18295).

@@ -24,11 +24,12 @@ from .columns import column_factor, column_logs
 from .jit import inlined, piece
 from .lengths import BATCH_VECTORS
 from .memory import load, put, store
+from .near_zero import refined_below, size_of
 from .online import left_out
-from .row_states import NEAR_ZERO, refined
+from .row_states import refined
 from .rows import softmax_rows
-from .shuffles import abreast, any_lane, lane, with_lane
-from .simd import full, narrow, select, width
+from .shuffles import abreast, any_lane, lane, rarely, with_lane
+from .simd import full, narrow, width
 from .state import log_total
 from .sums import empty_sum
 from .views import rows_of_vectors
@@ -154,14 +155,20 @@ def write_logs_of_two(like, x, out, n, count, scale, numbers):
 log_softmax_batch = in_groups(find_states, add_others, settle_logs, write_logs)
 
 
+@piece
+def refined_rows(like, x, totals, count, scale):
+    """The log-sum-exps of the rows of a batch: as `refined` of one."""
+    for k in range(count):
+        totals = with_lane(totals, k, refined(like, x, k, lane(totals, k), scale))
+    return totals
+
+
 @inlined
 def settle_totals(like, x, out, row, count, scale, rooms):
     m, r, rest = states_of(like, count, scale, rooms)
     totals = log_total(m, r, rest, scale)
-    size = select(totals < 0.0, 0.0 - totals, totals)
-    if any_lane(size < NEAR_ZERO):
-        for k in range(count):
-            totals = with_lane(totals, k, refined(like, x, k, lane(totals, k), scale))
+    if rarely(any_lane(size_of(totals) < refined_below(x))):
+        totals = refined_rows(like, x, totals, count, scale)
     totals = narrow(like, totals)
     for k in range(count):
         put(out, (k, 0), lane(totals, k))

@@ -16,9 +16,10 @@ from .jit import by_type, inlined, piece
 from .lengths import BLOCK, SHORT_ROW
 from .maxima import row_top
 from .memory import load, number, put
+from .near_zero import NEARER, plain_row, refined_below, size_of
 from .online import frame, is_near, scaled, without_shift
 from .shuffles import rotate
-from .simd import doubles, full, is_single, select, width
+from .simd import doubles, full, is_single, select, strands, width
 from .state import at_infinity, factor_of_block, finite_rest, log_total, merge, others
 from .sums import empty_sum
 from .visits import row_sum, scalar
@@ -122,18 +123,19 @@ def over_terms(write: Any) -> Any:
     return run
 
 
-# A log-sum-exp this near zero is the small difference of m and log(1 + r); the rounding of the terms shows.
-NEAR_ZERO = 0.5
-
-
 @by_type
 def refined(like, x, row, total, scale):
-    """A log-sum-exp near zero once more, from float64 terms where they were float32."""
+    """A log-sum-exp of few classes, or near zero, once more from float64 terms where they were float32."""
     if not is_single(like):
         return lambda like, x, row, total, scale: total
 
     def again(like, x, row, total, scale):
-        if -NEAR_ZERO < total < NEAR_ZERO:
+        limit = refined_below(x)
+        if x.shape[1] <= strands(like):
+            if size_of(total) < limit:
+                total = plain_row(x, row, scale)
+            limit = NEARER
+        if size_of(total) < limit:
             wider = doubles(0.0)
             m, r, rest = row_state(wider, x, None, None, row, scale, empty_sum(wider))
             return log_total(m, r, rest, scale)

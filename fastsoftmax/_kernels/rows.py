@@ -7,6 +7,8 @@ out (`split`).
 
 from __future__ import annotations
 
+import numpy as np
+
 from .in_step import (
     NO_TERMS,
     TERMS,
@@ -16,13 +18,14 @@ from .in_step import (
     the_maximum,
     worth_pipelining,
 )
-from .jit import inlined, piece
+from .jit import by_type, inlined, piece
 from .lengths import MOST_BLOCKS, SHORT_ROW
 from .maxima import row_top
-from .memory import store
+from .memory import put, store
+from .near_zero import FEWEST, NEARER, plain_row, size_of
 from .online import frame, is_near, left_out, without_shift
 from .row_states import nan_of, over_terms, refined, row_state, state_of_sums
-from .simd import doubles, full
+from .simd import doubles, full, is_single
 from .state import factor_of, log_others, log_total, with_tops
 from .sums import empty_sum
 from .views import lanes_of, scratch
@@ -197,4 +200,25 @@ def log_softmax_rows(x, out, first, last, scale):
         log_rows_one_by_one(x, out, first, last, scale)
 
 
-logsumexp_rows = over_states(write_total)
+totals_of_rows = over_states(write_total)
+
+
+@by_type
+def are_plain(like, x):
+    """Whether rows have so few classes that no float32 terms of them are found."""
+    single = is_single(like)
+    return lambda like, x: single and x.shape[1] <= FEWEST
+
+
+@piece
+def logsumexp_rows(x, out, first, last, scale):
+    like = lanes_of(x)
+    if not are_plain(like, x):
+        totals_of_rows(x, out, first, last, scale)
+        return
+    for row in range(first, last):
+        total = plain_row(x, row, scale)
+        if NEARER <= size_of(total) < np.inf:
+            put(out, (row, 0), total)
+        else:
+            write_total(like, x, out, row, row_state(like, x, None, None, row, scale, empty_sum(like)), scale)

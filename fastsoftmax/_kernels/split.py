@@ -1,8 +1,8 @@
 """Long rows fewer than threads: their blocks are shared out, in two launches.
 
 The first finds the state of each block, the second merges those of a row, in order, and writes. The blocks are
-those that one thread would have gone through alone (`row_states.row_state`), so the bits are the same. softmax keeps
-the terms of the first launch in `out`, so that the second need not compute them again.
+those that one thread would have gone through alone (`row_states.row_state`), so the bits are the same. softmax and
+gradients keep the terms of the first launch in `out`, so that the second need not compute them again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .row_states import block_state, refined
 from .rows import write_long_row
 from .simd import full, is_single
 from .state import log_others, log_total, merge, plus
-from .sums import empty_sum, exact_sum
+from .sums import empty_sum
 from .views import lanes_of, view
 from .writes import spread, terms_kept_in, write_log_softmax
 
@@ -35,21 +35,19 @@ def state_at(like, states, row, block):
     return lambda like, states, row, block: (states[row, block, 0], states[row, block, 1], states[row, block, 2])
 
 
-def over_block_states(kept_in, empty):
+def over_block_states(kept_in):
     """First launch: ``states[row, block]`` becomes ``(m, r, rest)`` of that block; its terms stay in `kept_in`."""
 
     @piece
     def state_of_block(x, out, states, row, block, scale):
-        like, start = lanes_of(x), block * BLOCK
-        stop = min(start + BLOCK, x.shape[1])
-        set_state(states, row, block, block_state(like, x, kept_in(out), row, start, stop, scale, empty(like)))
+        like, start, stop = lanes_of(x), block * BLOCK, min((block + 1) * BLOCK, x.shape[1])
+        set_state(states, row, block, block_state(like, x, kept_in(out), row, start, stop, scale, empty_sum(like)))
 
     return state_of_block
 
 
-state_of_block = over_block_states(kept_nowhere, empty_sum)
-exact_state_of_block = over_block_states(kept_nowhere, exact_sum)
-state_and_terms = over_block_states(terms_kept_in, empty_sum)
+state_of_block = over_block_states(kept_nowhere)
+state_and_terms = over_block_states(terms_kept_in)
 
 
 @piece
