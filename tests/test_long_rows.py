@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import reference
+from numba.np.ufunc import parallel as numba_parallel
 from reference import Array, assert_ulp
 
 import fastsoftmax
+from fastsoftmax import _execute, _threads
 from fastsoftmax._kernels.lengths import BLOCK, SHORT_ROW
 
 CLASSES = 5 * BLOCK + 77
@@ -123,3 +125,53 @@ def test_a_nan_in_any_block(dtype: npt.DTypeLike, rng: np.random.Generator) -> N
         p = fastsoftmax.softmax(x, axis=-1, out=x)
         assert np.isnan(p[0]).all()
         assert not np.isnan(p[1]).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_a_row_shared_out_again(
+    dtype: npt.DTypeLike, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is known how: the same bits, in place too, and if another thread gives an array a new shape meanwhile."""
+    most = numba_parallel.NUM_THREADS
+    if most < 2 or not _threads.team.prange_is_safe():
+        pytest.skip("this process launches none of Numba's threads")
+    x, g = rng.normal(0, 4, (2, 1, 90000)).astype(dtype)
+    y, labels = fastsoftmax.softmax(x, axis=-1), np.array([70001])
+    calls: dict[str, Callable[[Array, Array], Any]] = {
+        "softmax": lambda x, out: fastsoftmax.softmax(x, axis=-1, out=out),
+        "log_softmax": lambda x, out: fastsoftmax.log_softmax(x, axis=-1, out=out),
+        "logsumexp": lambda x, out: fastsoftmax.logsumexp(x, axis=-1),
+        "softmax_backward": lambda x, out: fastsoftmax.softmax_backward(x, y, axis=-1, out=out),
+        "log_softmax_backward": lambda x, out: fastsoftmax.log_softmax_backward(g, x, axis=-1, out=out),
+    }
+    for smoothing in (0.0, 0.1):
+        options: dict[str, Any] = {"label_smoothing": smoothing}
+        calls[f"loss {smoothing}"] = lambda x, out, options=options: fastsoftmax.cross_entropy(x, labels, **options)
+        calls[f"gradient {smoothing}"] = lambda x, out, options=options: np.append(
+            *fastsoftmax.cross_entropy_with_grad(x, labels, out=out, **options)
+        )
+    with fastsoftmax.threads(1):
+        expected = {name: np.array(call(x.copy(), np.empty_like(x))) for name, call in calls.items()}
+    repeat = _execute.repeat
+    monkeypatch.setattr(_threads.team, "ready", {})
+    with fastsoftmax.threads(most):
+        for _ in range(3):
+            for name, call in calls.items():
+                given, out = x.copy(), np.empty_like(x)
+                np.testing.assert_array_equal(call(given, out), expected[name])
+                np.testing.assert_array_equal(given, x)
+                np.testing.assert_array_equal(call(given, given), expected[name])
+        known = [work for work in _threads.team.ready.values() if isinstance(work, _execute.Split)]
+        assert len(known) == 7
+        for name, call in calls.items():
+            for turned in (0, 1):
+                arrays = x.copy(), np.empty_like(x)
+
+                def changed(*given: Any, array: Array = arrays[turned]) -> Any:
+                    array.shape = (array.size,)
+                    return repeat(*given)
+
+                monkeypatch.setattr(_execute, "repeat", changed)
+                got = call(*arrays)
+                monkeypatch.setattr(_execute, "repeat", repeat)
+                np.testing.assert_array_equal(np.reshape(got, expected[name].shape), expected[name])
