@@ -54,15 +54,15 @@ def _rounds(size: int) -> int:
 
 
 class Split(NamedTuple):
-    """The launches of long rows whose blocks are shared out, which go through them so often."""
+    """What long rows whose blocks are shared out take, launch by launch, so many rounds of each."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of what it was planned for
     writes_all: bool  # or but a number of each row
     numbers: int  # of a block's state
-    before: Work | None  # for label smoothing
+    before: Work | None  # of losses: what label smoothing asks of logits that terms may replace
     states: Work
-    between: Work | None
-    last: Work | None
+    between: Work | None  # of losses: the numbers of each row
+    last: Work | None  # what is written, if that is more than losses
     rounds: int
 
 
@@ -136,9 +136,9 @@ def _launch(work: Work, *arguments: Any, rounds: int = 1) -> None:
         _threads.each(part, tasks, count)
 
 
-def _remember(call: Hashable, work: Work | Split, threads: int, rounds: int) -> None:
+def _remember(call: Hashable, work: Work | Split, count: int, rounds: int) -> None:
     """For `repeat`: what takes one round, if it has a name and the threads that it takes are at hand."""
-    if call is not None and rounds == 1 and _threads.team.at_hand(threads):
+    if call is not None and rounds == 1 and _threads.team.at_hand(count):
         _threads.team.remember(call, work)
 
 
